@@ -1,0 +1,8 @@
+"""`python -m supmim_scale COMMAND`: the same door as the console script, for launchers."""
+
+import sys
+
+from supmim_scale.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""From a recipe to the parts it names: the only place where config and models meet."""
+
+import torch
+
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.errors import UserError
+from supmim_scale.flops import JointShape
+from supmim_scale.models.encoder import (
+    Geometry,
+    VisionTransformer,
+    build_encoder,
+    geometry,
+    init_head_bias,
+    timm_arguments,
+)
+from supmim_scale.models.joint import JointModel, build_joint
+from supmim_scale.models.masking import MaskSpec
+
+
+def encoder_arguments(config: RunConfig) -> tuple[str, dict[str, object]]:
+    """(timm name, arguments) of the recipe's encoder, for `timm.create_model`."""
+    return timm_arguments(config.model.name, **_shape_arguments(config))
+
+
+def encoder(config: RunConfig) -> VisionTransformer:
+    """The recipe's encoder with its head, initialised under torch's current seed."""
+    model = config.model
+    built = build_encoder(model.name, drop_path=model.drop_path, **_shape_arguments(config))
+    if config.loss.kind == "sigmoid":
+        init_head_bias(built)
+    return built
+
+
+def joint_model(config: RunConfig, out_features: int) -> JointModel:
+    """The recipe's joint model in fp32, seeded by the recipe; `out_features` is the target's."""
+    torch.manual_seed(config.seed)
+    return build_joint(
+        encoder(config),
+        layout=config.mim.layout,
+        loss_kind=config.loss.kind,
+        mim_weight=config.mim.weight,
+        out_features=out_features,
+        drawn_ratio=config.mask.ratio_max is not None,
+        decoder_depth=config.model.decoder_depth,
+        decoder_width=config.model.decoder_width,
+        decoder_heads=config.model.decoder_heads,
+    )
+
+
+def encoder_geometry(config: RunConfig) -> Geometry:
+    """The encoder's shape, from a build on the meta device."""
+    with torch.device("meta"):
+        return geometry(encoder(config))
+
+
+def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
+    """How the recipe masks a grid of patches."""
+    mask = config.mask
+    return MaskSpec(grid, mask.kind, mask.ratio, mask.ratio_max, mask.ratio_mode)
+
+
+def joint_shape(config: RunConfig, out_features: int) -> JointShape:
+    """The shape that `flops.step_flops` reads."""
+    shape = encoder_geometry(config)
+    spec = mask_spec(config, shape.grid)
+    return JointShape(
+        width=shape.width,
+        depth=shape.depth,
+        mlp=shape.mlp,
+        patch_size=shape.patch_size,
+        num_patches=shape.num_patches,
+        num_prefix_tokens=shape.num_prefix_tokens,
+        num_classes=shape.num_classes,
+        pool=shape.pool,
+        drop_path=config.model.drop_path,
+        layout=config.mim.layout if config.mim.weight else None,
+        num_visible=spec.num_visible,
+        num_predicted=spec.num_predicted,
+        decoder_width=config.model.decoder_width or shape.width,
+        decoder_depth=config.model.decoder_depth,
+        out_features=out_features,
+    )
+
+
+def target_features(config: RunConfig, patch_size: int) -> int:
+    """Values or codes a patch where the target's name alone tells them.
+
+    Raises `UserError` for vqgan, whose checkpoint must be opened.
+    """
+    if config.mim.target == "pixel":
+        return int(3 * patch_size**2)
+    if config.mim.target == "codebook":
+        return config.mim.codebook_size
+    raise UserError("mim.target", "vqgan", "pixel or codebook", "its codes are in its checkpoint")
+
+
+def _shape_arguments(config: RunConfig) -> dict[str, object]:
+    model = config.model
+    return {
+        "num_classes": model.num_classes,
+        "image_size": model.image_size,
+        "pool": model.pool,
+        "class_token": model.class_token,
+        "patch_size": model.patch_size,
+        "width": model.width,
+        "depth": model.depth,
+        "heads": model.heads,
+    }

@@ -1,0 +1,18 @@
+"""Recipes: YAML plus `key=value` overrides, read into frozen dataclasses and checked.
+
+This package is the only reader of YAML and is free of torch, so that a recipe is refused in
+a fraction of a second, before any process group or device is touched.
+"""
+
+from supmim_scale.config.load import find_recipe, load_config, recipe_names, resolved, save_resolved
+from supmim_scale.config.schema import IDENTITY_SECTIONS, RunConfig
+
+__all__ = [
+    "IDENTITY_SECTIONS",
+    "RunConfig",
+    "find_recipe",
+    "load_config",
+    "recipe_names",
+    "resolved",
+    "save_resolved",
+]

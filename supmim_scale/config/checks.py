@@ -1,0 +1,171 @@
+"""Checks across recipe keys that need neither torch nor the data."""
+
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.errors import UserError
+from supmim_scale.variants import VARIANTS
+
+
+def require_consistent(config: RunConfig) -> None:
+    """Raise `UserError` for the first key whose value cannot work."""
+    for check in (_require_ranges, _require_geometry, _require_mask, _require_schedule):
+        check(config)
+    if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
+        raise UserError(
+            "mim.vqgan",
+            "null",
+            "the folder of a diffusers VQModel, since mim.target is vqgan",
+            "set mim.vqgan=FOLDER, or mim.target=codebook which needs no weights",
+        )
+
+
+def accumulation_steps(config: RunConfig, world_size: int) -> tuple[int, int]:
+    """(micro_batch, accumulation) with micro_batch * world_size * accumulation == global_batch."""
+    total, micro = config.optim.global_batch, config.engine.micro_batch
+    if micro is None:
+        micro = max(1, total // world_size)
+    accumulation, rest = divmod(total, micro * world_size)
+    if rest or not accumulation:
+        raise UserError(
+            "optim.global_batch",
+            f"{total}, which is no multiple of engine.micro_batch {micro} x {world_size} ranks",
+            "micro_batch x ranks x accumulation = global_batch",
+            f"set optim.global_batch={micro * world_size * max(1, round(accumulation))} "
+            "or another engine.micro_batch",
+        )
+    return micro, accumulation
+
+
+def _require_ranges(config: RunConfig) -> None:
+    positive = {
+        "model.num_classes": config.model.num_classes,
+        "model.image_size": config.model.image_size,
+        "optim.global_batch": config.optim.global_batch,
+        "optim.lr": config.optim.lr,
+        "optim.rsqrt_timescale": config.optim.rsqrt_timescale,
+        "mim.codebook_size": config.mim.codebook_size,
+        "mim.codebook_images": config.mim.codebook_images,
+        "data.shuffle_shards": config.data.shuffle_shards,
+        "data.std": config.data.std,
+        "input.threads": config.input.threads,
+        "input.prefetch": config.input.prefetch,
+        "log.every": config.log.every,
+        "log.eval_batch": config.log.eval_batch,
+        "engine.checkpoint_every_k": config.engine.checkpoint_every_k,
+        "engine.micro_batch": config.engine.micro_batch or 1,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(name, f"{value}", "a number above 0", f"set {name} higher")
+    shares = {
+        "model.drop_path": config.model.drop_path,
+        "loss.label_smoothing": config.loss.label_smoothing,
+        "data.crop_scale_min": config.data.crop_scale_min,
+        "data.crop_scale_max": config.data.crop_scale_max,
+        "data.eval_crop": config.data.eval_crop,
+        "optim.layer_decay": config.optim.layer_decay,
+        "optim.ema_decay": config.optim.ema_decay,
+        "optim.beta1": config.optim.beta1,
+        "optim.beta2": config.optim.beta2,
+        "input.hw_decoder_load": config.input.hw_decoder_load,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(name, f"{value}", "a share from 0 to 1", f"set {name} in that range")
+    not_negative = {
+        "mim.weight": config.mim.weight,
+        "optim.warmup_steps": config.optim.warmup_steps,
+        "optim.cooldown_steps": config.optim.cooldown_steps,
+        "optim.weight_decay": config.optim.weight_decay,
+        "optim.clip_grad_norm": config.optim.clip_grad_norm,
+        "log.images_every": config.log.images_every,
+        "log.eval_every": config.log.eval_every,
+        "checkpoint.weights_every": config.checkpoint.weights_every,
+        "seed": config.seed,
+    }
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise UserError(name, f"{value}", "0 or more", f"set {name} to 0 or more")
+
+
+def _require_geometry(config: RunConfig) -> None:
+    model = config.model
+    known = VARIANTS.get(model.name)
+    patch = model.patch_size or (known.patch_size if known else None)
+    if patch and model.image_size % patch:
+        below = model.image_size // patch * patch
+        raise UserError(
+            "model.image_size",
+            f"{model.image_size}, which patches of {patch} do not divide",
+            f"a multiple of {patch}",
+            f"set model.image_size={below or patch} or {below + patch}",
+        )
+    width = model.width or (known.width if known else None)
+    heads = model.heads or (known.heads if known else None)
+    if width and heads and width % heads:
+        raise UserError(
+            "model.heads", f"{heads} for width {width}", "a divisor of the width", "change one"
+        )
+    if model.pool == "token" and not model.class_token:
+        raise UserError(
+            "model.pool", "token without a class token", "a class token", "set model.class_token=true"
+        )
+    if config.mim.weight and model.decoder_depth < 1:
+        raise UserError(
+            "model.decoder_depth", f"{model.decoder_depth}", "at least 1 block", "set it to 1 or more"
+        )
+    if config.data.crop_scale_min > config.data.crop_scale_max or not config.data.crop_scale_min:
+        raise UserError(
+            "data.crop_scale_min",
+            f"{config.data.crop_scale_min}",
+            f"above 0 and at most data.crop_scale_max {config.data.crop_scale_max}",
+            "change one of them",
+        )
+
+
+def _require_mask(config: RunConfig) -> None:
+    mask = config.mask
+    top = mask.ratio if mask.ratio_max is None else mask.ratio_max
+    if not 0 < mask.ratio <= top <= 1 or mask.ratio == 1:
+        raise UserError(
+            "mask.ratio",
+            f"{mask.ratio} up to {top}",
+            "0 < ratio < 1 and ratio <= ratio_max <= 1",
+            "change mask.ratio or mask.ratio_max",
+        )
+    if mask.ratio_mode is not None and mask.ratio_max is None:
+        raise UserError(
+            "mask.ratio_mode", f"{mask.ratio_mode}", "a range to draw from", "set mask.ratio_max too"
+        )
+
+
+def _require_schedule(config: RunConfig) -> None:
+    optim = config.optim
+    if (optim.steps is None) == (optim.epochs is None):
+        found = "both" if optim.steps else "neither"
+        raise UserError(
+            "optim.steps, optim.epochs", found, "exactly one", "set one and the other to null"
+        )
+    length = optim.steps if optim.steps is not None else optim.epochs
+    if length is not None and not length > 0:
+        raise UserError("optim.steps, optim.epochs", f"{length}", "above 0", "train for a while")
+    if optim.schedule == "cosine" and optim.cooldown_steps:
+        raise UserError(
+            "optim.cooldown_steps",
+            f"{optim.cooldown_steps} with cosine",
+            "0: cosine has its own decay",
+            "set it to 0 or choose wsd or rsqrt",
+        )
+    if optim.steps is not None:
+        require_schedule_fits(config, optim.steps)
+
+
+def require_schedule_fits(config: RunConfig, num_steps: int) -> None:
+    """Raise `UserError` if warm-up and cool-down are longer than the run."""
+    ramps = config.optim.warmup_steps + config.optim.cooldown_steps
+    if ramps > num_steps:
+        raise UserError(
+            "optim.warmup_steps",
+            f"warm-up + cool-down of {ramps} steps in a run of {num_steps}",
+            f"at most {num_steps}",
+            "shorten them or train longer",
+        )

@@ -1,0 +1,25 @@
+"""The one exception a user's mistake raises, and the process exit codes."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_DONE = 0
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """A mistake the user can mend: printed as one line, exit code 2, no traceback.
+
+    The line says where it happened, what was found, what was expected and what to do.
+    """
+
+    def __init__(self, where: str, found: str, expected: str, fix: str) -> None:
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        super().__init__(f"{where}: found {found}; expected {expected}; {fix}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Advice naming the known words closest to `word`, or all of them if none is close."""
+    known = sorted(known)
+    close = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}"

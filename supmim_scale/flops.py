@@ -1,0 +1,165 @@
+"""Exact FLOPs of the joint training step, from shapes alone.
+
+A multiply-add counts 2. Matrix products, attention and the patch convolution are counted, as
+`torch.utils.flop_counter.FlopCounterMode` does on the meta device; a test holds the two equal.
+Norms, softmax, activations, losses, targets and the optimizer are not counted.
+"""
+
+from dataclasses import dataclass, replace
+
+# Dense bf16 peaks in FLOP/s by the name torch.cuda.get_device_name gives.
+# NVIDIA A100 datasheet (2021), H100 and H200 datasheets (2023, 2024; halved: they quote sparsity).
+PEAK_BF16_FLOPS: dict[str, float] = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H200": 989.4e12,
+}
+
+
+@dataclass(frozen=True)
+class JointShape:
+    """Everything that the FLOPs of a training step depend on; widths and counts per image."""
+
+    width: int
+    depth: int
+    mlp: int
+    patch_size: int
+    num_patches: int
+    num_prefix_tokens: int
+    num_classes: int
+    pool: str = "avg"
+    drop_path: float = 0.0
+    layout: str | None = None  # None: the supervised baseline
+    num_visible: int = 0
+    num_predicted: int = 0
+    decoder_width: int = 0
+    decoder_depth: int = 0
+    out_features: int = 0
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs per image."""
+
+    forward: int
+    backward: int
+    recompute: int
+
+    @property
+    def model(self) -> int:
+        """Forward and backward: what MFU counts."""
+        return self.forward + self.backward
+
+    @property
+    def hardware(self) -> int:
+        """Recomputation included: what HFU counts."""
+        return self.forward + self.backward + self.recompute
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A transformer block over `tokens` tokens."""
+
+    tokens: int
+    width: int
+    mlp: int
+
+    @property
+    def linear(self) -> int:
+        return 2 * self.tokens * self.width * (4 * self.width + 2 * self.mlp)
+
+    @property
+    def attention(self) -> int:
+        """Scores and their product with the values."""
+        return 4 * self.tokens**2 * self.width
+
+    @property
+    def forward(self) -> int:
+        return self.linear + self.attention
+
+    def recompute(self, drop_path: float) -> int:
+        """Non-reentrant checkpointing stops once the last saved tensor is there again: the last
+        matmul is not redone, unless drop path follows it and saves its mask."""
+        last_matmul = 2 * self.tokens * self.width * self.mlp
+        return self.forward if drop_path else self.forward - last_matmul
+
+
+def step_flops(shape: JointShape, policy: str = "none", every_k: int = 2) -> StepFlops:
+    """FLOPs of one image's training step under an activation checkpointing policy.
+
+    Backward is twice forward, except for the patch convolution: images take no gradient.
+    """
+    patch_embed = 2 * shape.num_patches * shape.width * 3 * shape.patch_size**2
+    passes = _encoder_passes(shape)
+    rest = _head(shape) + _decoder_linears(shape)
+    decoder_blocks = _decoder_blocks(shape)
+    blocks = sum(block.forward for block in [*passes * shape.depth, *decoder_blocks])
+    recompute = sum(
+        block.recompute(_drop_path_at(index, shape))
+        for block in passes
+        for index in range(shape.depth)
+        if is_checkpointed(index, policy, every_k)
+    ) + sum(
+        block.recompute(0.0)
+        for index, block in enumerate(decoder_blocks)
+        if is_checkpointed(index, policy, every_k)
+    )
+    return StepFlops(
+        forward=patch_embed + blocks + rest,
+        backward=patch_embed + 2 * (blocks + rest),
+        recompute=0 if policy == "selective" else recompute,
+    )
+
+
+def is_checkpointed(index: int, policy: str, every_k: int) -> bool:
+    """Whether block `index` of a stack is recomputed under `policy`."""
+    return policy in ("full", "selective") or (
+        policy == "every_k" and index % every_k == every_k - 1
+    )
+
+
+def inference_flops(shape: JointShape) -> int:
+    """Forward FLOPs of the exported encoder and head: those of plain classification."""
+    return step_flops(replace(shape, layout=None)).forward
+
+
+def _encoder_passes(shape: JointShape) -> list[_Block]:
+    """A block of each encoder pass."""
+    whole = _Block(shape.num_prefix_tokens + shape.num_patches, shape.width, shape.mlp)
+    if shape.layout == "clean_and_masked":
+        return [whole, _Block(shape.num_prefix_tokens + shape.num_visible, shape.width, shape.mlp)]
+    return [whole, whole] if shape.layout == "clean_and_masked_tokens" else [whole]
+
+
+def _head(shape: JointShape) -> int:
+    head = 2 * shape.width * shape.num_classes
+    if shape.pool != "map":
+        return head
+    tokens = shape.num_prefix_tokens + shape.num_patches
+    query_and_projection = 2 * 2 * shape.width**2
+    keys_and_values = 2 * tokens * shape.width * 2 * shape.width
+    attention = 4 * tokens * shape.width
+    mlp = 2 * 2 * shape.width * shape.mlp
+    return head + query_and_projection + keys_and_values + attention + mlp
+
+
+def _decoder_blocks(shape: JointShape) -> list[_Block]:
+    if shape.layout is None:
+        return []
+    block = _Block(shape.num_patches, shape.decoder_width, 4 * shape.decoder_width)
+    return [block] * shape.decoder_depth
+
+
+def _decoder_linears(shape: JointShape) -> int:
+    """Embedding of the encoder's tokens and prediction of the masked patches."""
+    if shape.layout is None:
+        return 0
+    tokens = shape.num_visible if shape.layout == "clean_and_masked" else shape.num_patches
+    embed = 2 * tokens * shape.width * shape.decoder_width
+    return embed + 2 * shape.num_predicted * shape.decoder_width * shape.out_features
+
+
+def _drop_path_at(index: int, shape: JointShape) -> float:
+    """timm raises the rate linearly from 0 at the first block."""
+    return shape.drop_path * index / max(1, shape.depth - 1)
