@@ -92,9 +92,11 @@ def evaluation_batches(
     rank: int,
     world_size: int,
     device: torch.device,
+    ids: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of the set once, centre crops; the shares are disjoint and complete."""
-    ids = np.arange(rank, len(dataset), world_size, dtype=np.int64)
+    """This rank's share of the set (or of `ids`) once, centre crops; the shares are disjoint
+    and complete."""
+    ids = (np.arange(len(dataset)) if ids is None else ids)[rank::world_size]
     chunks = (
         (np.zeros(len(part), dtype=np.int64), part)
         for part in (ids[i : i + batch] for i in range(0, len(ids), batch))

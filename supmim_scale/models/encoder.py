@@ -1,6 +1,7 @@
 """The encoder: a timm `VisionTransformer`, unchanged, so that what is exported is timm's."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from supmim_scale.variants import VARIANTS
 declare_missing_ops()
 
 import timm  # noqa: E402
+from timm.models import save_for_hf  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
 __all__ = ["Block", "Geometry", "VisionTransformer", "build_encoder", "geometry", "timm_arguments"]
@@ -145,6 +147,35 @@ def take(values_BND: Tensor, index_BM: Tensor) -> Tensor:
 def init_head_bias(encoder: VisionTransformer) -> None:
     """Head bias to -log(classes): every sigmoid starts at the prior 1/K (big_vision)."""
     nn.init.constant_(encoder.head.bias, -torch.log(torch.tensor(encoder.num_classes)).item())
+
+
+def save_timm_folder(
+    encoder: VisionTransformer,
+    arguments: dict[str, Any],
+    out: Path,
+    *,
+    mean: float,
+    std: float,
+    crop: float,
+) -> None:
+    """Write `model.safetensors` and `config.json` as timm's `local-dir:` source opens them.
+
+    `arguments` are those of `timm_arguments`; mean, std and crop are the evaluation's.
+    """
+    size = encoder.patch_embed.img_size[0]
+    save_for_hf(
+        encoder,
+        str(out),
+        model_args=arguments,
+        safe_serialization=True,
+        data_config={
+            "input_size": (3, size, size),
+            "mean": (mean,) * 3,
+            "std": (std,) * 3,
+            "crop_pct": crop,
+            "interpolation": "bilinear",
+        },
+    )
 
 
 def _not_plain(name: str, found: str) -> UserError:

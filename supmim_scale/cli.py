@@ -1,0 +1,189 @@
+"""The command line: `supmim-scale COMMAND`."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from supmim_scale import __version__
+from supmim_scale.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 a user's mistake."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("supmim-scale", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a recipe, evaluate, save weights")
+    _add_recipe(train)
+    train.add_argument("--ranks", type=int, help="start this many processes on this machine")
+    train.set_defaults(run=_train)
+
+    check = commands.add_parser("check", help="check a recipe and its data, train nothing")
+    _add_recipe(check)
+    check.add_argument("--ranks", type=int, default=1, help="ranks the batch must divide over")
+    check.set_defaults(run=_check)
+
+    show = commands.add_parser("recipes", help="list recipes, or show one resolved")
+    show.add_argument("recipe", nargs="?")
+    show.add_argument("overrides", nargs="*", metavar="key=value")
+    show.set_defaults(run=_recipes)
+
+    evaluate = commands.add_parser("eval", help="top-1 and top-5 of a run's weights")
+    _add_run(evaluate)
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="of the run's recipe")
+    evaluate.set_defaults(run=_eval)
+
+    export = commands.add_parser("export", help="write encoder and head for plain timm")
+    _add_run(export)
+    export.add_argument("out", type=Path, help="folder to write")
+    export.set_defaults(run=_export)
+
+    _add_data_commands(commands.add_parser("data", help="make and pack data sets"))
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a packaged recipe's name, or a .yaml file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="optim.lr=1e-3 and so on")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of a run")
+    parser.add_argument("--weights", type=Path, help="a weights file; default: the run's last")
+
+
+def _add_data_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    synth = commands.add_parser("synth", help="make a data set of procedural JPEGs")
+    synth.add_argument("out", type=Path, help="folder for train/ and val/ shards")
+    synth.add_argument("--size", default="80x72", help="pixels; 500x375 is ImageNet-like")
+    synth.add_argument("--train", type=int, default=4096, help="training images")
+    synth.add_argument("--val", type=int, default=1024, help="held-out images")
+    synth.add_argument("--shard-size", type=int, default=512, help="images a shard")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    synth.set_defaults(run=_synth)
+
+    pack = commands.add_parser("pack", help="pack a folder a class, or a CSV, into shards")
+    pack.add_argument("source", type=Path, help="folder of class folders, or a path,label CSV")
+    pack.add_argument("out", type=Path, help="folder for the shards")
+    pack.add_argument("--shard-size", type=int, default=5000, help="images a shard")
+    pack.add_argument("--seed", type=int, default=0, help="of the global shuffle")
+    pack.set_defaults(run=_pack)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from supmim_scale.config import load_config
+    from supmim_scale.config.checks import accumulation_steps
+
+    config = load_config(arguments.recipe, arguments.overrides)
+    if arguments.ranks is not None:
+        accumulation_steps(config, arguments.ranks)
+        return _launch(arguments)
+
+    from supmim_scale.engine import join_world, leave_world
+    from supmim_scale.train import train
+
+    world = join_world()
+    try:
+        train(config, world, _run_dir(arguments, config.log.run_dir))
+    finally:
+        leave_world(world)
+    return EXIT_DONE
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    """Check everything in this process, then start the ranks with torchrun."""
+    _check(arguments)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={arguments.ranks}", "-m", "supmim_scale",
+        "train", arguments.recipe, *arguments.overrides,
+    ]  # fmt: skip
+    return subprocess.run(command, check=False).returncode
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from supmim_scale.config import load_config
+    from supmim_scale.run import preflight
+
+    config = load_config(arguments.recipe, arguments.overrides)
+    train_set, val_set = preflight(config, arguments.ranks)
+    print(f"{arguments.recipe}: {len(train_set)} training and {len(val_set)} held-out images, fine")
+    return EXIT_DONE
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from supmim_scale.config import load_config, recipe_names, resolved
+
+    if arguments.recipe:
+        config = load_config(arguments.recipe, arguments.overrides)
+        print(yaml.safe_dump(resolved(config), sort_keys=False), end="")
+        return EXIT_DONE
+    for name in recipe_names():
+        print(f"{name:16} {load_config(name).about.expected}")
+    return EXIT_DONE
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from supmim_scale.engine import join_world, leave_world
+    from supmim_scale.finished import evaluate_run
+
+    world = join_world()
+    try:
+        evaluate_run(arguments.run_dir, arguments.weights, arguments.overrides, world)
+    finally:
+        leave_world(world)
+    return EXIT_DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from supmim_scale.finished import export_run
+
+    export_run(arguments.run_dir, arguments.weights, arguments.out)
+    print(f"timm.create_model('local-dir:{arguments.out}', pretrained=True)")
+    return EXIT_DONE
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    from supmim_scale.data.synth import SynthSpec, write_synthetic
+
+    width, cross, height = arguments.size.partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise UserError("--size", arguments.size, "WIDTHxHEIGHT", "write, say, --size 500x375")
+    spec = SynthSpec(
+        int(width), int(height), arguments.train, arguments.val, arguments.shard_size,
+        arguments.seed,
+    )  # fmt: skip
+    counts = write_synthetic(arguments.out, spec, arguments.workers)
+    print(f"{arguments.out}: {counts['train']} training and {counts['val']} held-out images")
+    return EXIT_DONE
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from supmim_scale.data.pack import pack
+
+    count = pack(arguments.source, arguments.out, arguments.shard_size, arguments.seed)
+    print(f"{arguments.out}: {count} images")
+    return EXIT_DONE
+
+
+def _run_dir(arguments: argparse.Namespace, named: str | None) -> Path:
+    return Path(named) if named else Path("runs") / Path(arguments.recipe).stem

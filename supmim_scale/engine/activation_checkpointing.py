@@ -1,0 +1,67 @@
+"""Recomputation of transformer blocks in backward, by policy.
+
+Only `torch.utils.checkpoint` in its non-reentrant form is used: the reentrant one, and all of
+`deepspeed.checkpointing`, fail when a module runs twice in a step, as the encoder does here.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from supmim_scale.flops import is_checkpointed
+
+_aten = torch.ops.aten
+# What selective checkpointing keeps: results of matrix products and of every attention kernel.
+_SAVED = {
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten.baddbmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+
+
+def apply_activation_checkpointing(
+    stacks: Iterable[nn.Sequential], policy: str, every_k: int
+) -> int:
+    """Make the policy's blocks recompute; returns their number. Parameter names stay as they are."""
+    options: dict[str, Any] = {"use_reentrant": False}
+    if policy == "selective":
+        options["context_fn"] = _selective_contexts
+    chosen = [
+        block
+        for stack in stacks
+        for index, block in enumerate(stack)
+        if is_checkpointed(index, policy, every_k)
+    ]
+    for block in chosen:
+        block.forward = _recomputing(block.forward, options)
+    return len(chosen)
+
+
+def _recomputing(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def run(x: torch.Tensor) -> Any:
+        return checkpoint(forward, x, **options)
+
+    return run
+
+
+def _selective_contexts() -> Any:
+    return create_selective_checkpoint_contexts(_keep_products)
+
+
+def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    keep = operator in _SAVED
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,93 @@
+"""What the training loop asks of an engine, and the choice between the two there are."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
+from supmim_scale.engine.world import World
+from supmim_scale.errors import UserError
+from supmim_scale.models.joint import JointModel, JointOutput
+from supmim_scale.optim import build_adamw, parameter_groups
+
+
+class Engine(Protocol):
+    """Runs forward, backward and update of a `JointModel`, sharded or not."""
+
+    applied_steps: int
+    skipped_steps: int
+
+    def forward_backward(self, *args: Any) -> JointOutput:
+        """Collective: losses of one micro-batch; its gradient is added."""
+        ...
+
+    def apply(self, lr: float) -> None:
+        """Collective: clip, update and average the weights after the last micro-batch."""
+        ...
+
+    def grad_norm(self) -> float:
+        """Waits: global gradient norm before clipping, of the last step."""
+        ...
+
+    def named_weights(self, *, ema: bool) -> "dict[str, Tensor]":
+        """Collective, waits: whole fp32 weights on the CPU of rank 0; empty elsewhere."""
+        ...
+
+    def full_module(self) -> AbstractContextManager[JointModel]:
+        """Collective: the module with all its weights gathered, for a forward without backward."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything an engine needs beside the model; `ds_config` None: plain PyTorch."""
+
+    ds_config: dict[str, Any] | None
+    precision: str
+    micro_batch: int
+    accumulation: int
+    policy: str
+    every_k: int
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    head_weight_decay: float
+    layer_decay: float
+    clip_grad_norm: float
+    ema_decay: float
+
+
+def build_engine(model: JointModel, settings: EngineSettings, world: World) -> Engine:
+    """Checkpointing, then the optimizer over whole parameters, then sharding: in this order."""
+    apply_activation_checkpointing(model.block_lists(), settings.policy, settings.every_k)
+    model.to(world.device)
+    groups = parameter_groups(
+        model,
+        weight_decay=settings.weight_decay,
+        head_weight_decay=settings.head_weight_decay,
+        layer_decay=settings.layer_decay,
+    )
+    optimizer = build_adamw(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    if settings.ds_config is not None:
+        from supmim_scale.engine.zero import ZeroEngine
+
+        return ZeroEngine(model, optimizer, settings)
+    if world.world_size > 1:
+        raise UserError(
+            "engine.kind", f"plain with {world.world_size} ranks", "one process",
+            "set engine.kind=deepspeed",
+        )
+    from supmim_scale.engine.plain import PlainEngine
+
+    return PlainEngine(model, optimizer, settings)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` as the device has it: bf16 on GPUs, fp32 on a CPU."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" else "fp32"

@@ -1,0 +1,68 @@
+"""The reference engine: one process, PyTorch alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from supmim_scale.engine.ema import ShardEma
+from supmim_scale.models.joint import JointModel, JointOutput
+from supmim_scale.optim import set_lr
+
+if TYPE_CHECKING:
+    from supmim_scale.engine.base import EngineSettings
+
+
+class PlainEngine:
+    """fp32 parameters, autocast for bf16, gradient accumulation by summed micro-batches."""
+
+    def __init__(
+        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: "EngineSettings"
+    ) -> None:
+        self.applied_steps = 0
+        self.skipped_steps = 0
+        self._model, self._optimizer, self._settings = model.train(), optimizer, settings
+        self._grad_norm = torch.tensor(float("nan"))
+        params = [p for p in model.parameters() if p.requires_grad]
+        self._params = params
+        self._ema = ShardEma(params, settings.ema_decay) if settings.ema_decay else None
+
+    def forward_backward(self, *args: Any) -> JointOutput:
+        """Losses of one micro-batch; its gradient is added."""
+        device = next(self._model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            output: JointOutput = self._model(*args)
+        (output.loss / self._settings.accumulation).backward()
+        return output
+
+    def apply(self, lr: float) -> None:
+        """Clip, update, average; a step with a non-finite gradient is skipped and counted."""
+        limit = self._settings.clip_grad_norm or float("inf")
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(self._params, limit)
+        if bool(self._grad_norm.isfinite()):
+            set_lr(self._optimizer, lr)
+            self._optimizer.step()
+            self.applied_steps += 1
+            if self._ema:
+                self._ema.update(self.applied_steps)
+        else:
+            self.skipped_steps += 1
+        self._optimizer.zero_grad()
+
+    def grad_norm(self) -> float:
+        """Waits: gradient norm before clipping, of the last step."""
+        return float(self._grad_norm)
+
+    def named_weights(self, *, ema: bool) -> dict[str, Tensor]:
+        """Whole weights on the CPU."""
+        if ema and self._ema:
+            with self._ema.swapped_in():
+                return self.named_weights(ema=False)
+        return {n: p.detach().float().cpu().clone() for n, p in self._model.named_parameters()}
+
+    @contextmanager
+    def full_module(self) -> Iterator[JointModel]:
+        """The module itself."""
+        yield self._model

@@ -1,0 +1,139 @@
+"""DeepSpeed ZeRO: the only importer of deepspeed.
+
+Workarounds here name what they work around; versions are DeepSpeed's.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.utils import safe_get_full_fp32_param
+
+from supmim_scale.engine.ds_config import complete_ds_config
+from supmim_scale.engine.ema import ShardEma
+from supmim_scale.errors import UserError
+from supmim_scale.models.joint import JointModel, JointOutput
+from supmim_scale.optim import largest_block, set_lr
+
+if TYPE_CHECKING:
+    from supmim_scale.engine.base import EngineSettings
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# 0.19: a CPU start compiles a shared-memory extension for half a minute; gloo does the work.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class ZeroEngine:
+    """A `JointModel` sharded by ZeRO-1, 2 or 3.
+
+    The model comes in whole, in fp32, with its own initialisation: under `zero.Init` timm's
+    initialisers see empty shards and give other statistics without a word.
+    """
+
+    def __init__(
+        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: "EngineSettings"
+    ) -> None:
+        assert settings.ds_config is not None
+        self.ds_config = complete_ds_config(
+            settings.ds_config,
+            micro_batch=settings.micro_batch,
+            accumulation=settings.accumulation,
+            precision=settings.precision,
+            clip_grad_norm=settings.clip_grad_norm,
+            block_params=largest_block(model.block_lists()),
+        )
+        self._stage = self.ds_config["zero_optimization"]["stage"]
+        try:
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=self.ds_config
+            )
+        except (ValueError, deepspeed.DeepSpeedConfigError) as error:
+            what = " ".join(str(error).split())[:300]
+            raise UserError("DeepSpeed configuration", what, "its schema", "mend the file") from None
+        if self._stage == 3:
+            _gather_outer_parameters_with_root(model)
+        shards = _master_shards(self._optimizer)
+        self._ema = ShardEma(shards, settings.ema_decay) if settings.ema_decay else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that DeepSpeed threw away for a non-finite gradient."""
+        return int(self._engine.skipped_steps)
+
+    @property
+    def applied_steps(self) -> int:
+        """Steps that changed the weights; DeepSpeed's own counter includes skipped ones."""
+        return int(self._engine.global_steps) - self.skipped_steps
+
+    def forward_backward(self, *args: Any) -> JointOutput:
+        """Collective: losses of one micro-batch; its gradient is added."""
+        output: JointOutput = self._engine(*args)
+        self._engine.backward(output.loss)
+        return output
+
+    def apply(self, lr: float) -> None:
+        """Collective: clip, update, average."""
+        before = self.applied_steps
+        set_lr(self._optimizer, lr)
+        self._engine.step()
+        if self._ema and self.applied_steps > before:
+            self._ema.update(self.applied_steps)
+
+    def grad_norm(self) -> float:
+        """Waits: global gradient norm before clipping, of the last step."""
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def named_weights(self, *, ema: bool) -> dict[str, Tensor]:
+        """Collective, waits: whole fp32 weights on the CPU of rank 0; empty elsewhere."""
+        if ema and self._ema:
+            with self._ema.swapped_in():
+                return self.named_weights(ema=False)
+        weights = {}
+        for name, param in self._engine.module.named_parameters():
+            whole = safe_get_full_fp32_param(param)  # collective, a parameter at a time
+            if self._engine.global_rank == 0:
+                weights[name] = whole.detach().float().cpu().clone()
+        return weights
+
+    @contextmanager
+    def full_module(self) -> Iterator[JointModel]:
+        """Collective: the module with its weights gathered on every rank."""
+        params = list(self._engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(params, enabled=self._stage == 3):
+            yield self._engine.module
+
+
+def _gather_outer_parameters_with_root(model: JointModel) -> None:
+    """Gather tokens and position embeddings with the root's forward.
+
+    ZeRO-3 fetches a module's own parameters when that module is called. The encoder and the
+    decoder hold some beside their children, and the joint forward reads them without calling
+    `encoder.forward`; DeepSpeed calls these external parameters.
+    """
+    for name, module in model.named_modules():
+        if name and any(True for _ in module.children()):
+            for param in module.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(model, param)
+
+
+def _master_shards(optimizer: Any) -> list[Tensor]:
+    """This rank's fp32 weights under the attribute each ZeRO optimizer of 0.19 keeps them in."""
+    names = (
+        "fp32_partitioned_groups_flat",  # stage 3
+        "single_partition_of_fp32_groups",  # stages 1 and 2
+        "fp32_groups_flat_partition",  # stage 1 with bf16
+    )
+    for name in names:
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    raise AssertionError(f"no master weights in {type(optimizer).__name__}: deepspeed changed")

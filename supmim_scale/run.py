@@ -1,0 +1,248 @@
+"""A run's parts, built from its recipe in the one order that works."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from supmim_scale import assemble
+from supmim_scale.config import resolved, save_resolved
+from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
+from supmim_scale.config.load import digest
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.data.dataset import Dataset, open_dataset
+from supmim_scale.data.loader import Batch, ViewSettings, evaluation_batches, training_batches
+from supmim_scale.data.order import SampleOrder
+from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
+from supmim_scale.engine.ds_config import load_ds_config
+from supmim_scale.engine.world import World
+from supmim_scale.errors import UserError
+from supmim_scale.models.losses import class_targets
+from supmim_scale.models.masking import Masks, MaskSpec, draw_masks
+from supmim_scale.models.targets import (
+    CodebookTarget,
+    PatchTarget,
+    PixelTarget,
+    VqganTarget,
+    fit_codebook,
+)
+from supmim_scale.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the loop works with."""
+
+    config: RunConfig
+    world: World
+    run_dir: Path
+    num_steps: int
+    micro_batch: int
+    accumulation: int
+    precision: str
+    train_set: Dataset
+    val_set: Dataset
+    target: PatchTarget | None
+    masks: MaskSpec
+    engine: Engine
+    batches: Iterator[Batch]
+
+    def step_arguments(self, batch: Batch) -> tuple[tuple[Any, ...], Masks | None]:
+        """Arguments of `JointModel.forward` for a micro-batch, and its masks."""
+        config = self.config
+        targets_BK = class_targets(
+            batch.labels_BL, config.model.num_classes, config.loss.kind, config.loss.label_smoothing
+        )
+        if self.target is None:
+            return (batch.images_BCHW, targets_BK), None
+        masks = draw_masks(self.masks, config.seed, batch.epochs_B, batch.ids_B)
+        masks = masks.to(self.world.device)
+        return (batch.images_BCHW, targets_BK, masks, self.target(batch.images_BCHW)), masks
+
+
+def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
+    """Everything a user can get wrong that needs no device: batches, DeepSpeed file, shards.
+
+    Raises `UserError`. Makes missing shard indexes.
+    """
+    accumulation_steps(config, world_size)
+    if config.engine.kind == "deepspeed":
+        load_ds_config(config.engine.ds_config)
+    shape = assemble.encoder_geometry(config)
+    if shape.num_patches != shape.grid**2:
+        raise UserError("model.name", "a non-square grid", "square patches", "choose another model")
+    train_set, val_set = open_split(config, "train"), open_split(config, "val")
+    require_schedule_fits(config, num_steps(config, len(train_set)))
+    return train_set, val_set
+
+
+def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
+    """Collective: data, target, model, engine and loader of a recipe, in this order."""
+    train_set, val_set = world.main_first(lambda: preflight(config, world.world_size))
+    world.main_first(lambda: _open_run_dir(config, run_dir) if world.is_main else None)
+    micro_batch, accumulation = accumulation_steps(config, world.world_size)
+    precision = resolve_precision(config.engine.precision, world.device)
+    order = SampleOrder(train_set.sizes, config.seed, config.data.shuffle_shards)
+    shape = assemble.encoder_geometry(config)
+    target = None
+    if config.mim.weight:
+        target = world.main_first(lambda: _target(config, shape, train_set, order, run_dir, world))
+    model = assemble.joint_model(config, target.out_features if target else 0)
+    settings = engine_settings(config, micro_batch, accumulation, precision)
+    engine = build_engine(model, settings, world)
+    _record_ds_config(engine, run_dir, world)
+    return Run(
+        config=config,
+        world=world,
+        run_dir=run_dir,
+        num_steps=num_steps(config, len(train_set)),
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        precision=precision,
+        train_set=train_set,
+        val_set=val_set,
+        target=target,
+        masks=assemble.mask_spec(config, shape.grid),
+        engine=engine,
+        batches=training_batches(
+            train_set,
+            order,
+            view_settings(config, world.device),
+            seed=config.seed,
+            micro_batch=micro_batch,
+            accumulation=accumulation,
+            rank=world.rank,
+            world_size=world.world_size,
+            first_step=0,
+            device=world.device,
+        ),
+    )
+
+
+def engine_settings(
+    config: RunConfig, micro_batch: int, accumulation: int, precision: str
+) -> EngineSettings:
+    """The engine's share of a recipe."""
+    optim, engine = config.optim, config.engine
+    head_decay = optim.head_weight_decay
+    return EngineSettings(
+        ds_config=load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None,
+        precision=precision,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        policy=engine.activation_checkpointing,
+        every_k=engine.checkpoint_every_k,
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        head_weight_decay=optim.weight_decay if head_decay is None else head_decay,
+        layer_decay=optim.layer_decay,
+        clip_grad_norm=optim.clip_grad_norm,
+        ema_decay=optim.ema_decay,
+    )
+
+
+def view_settings(
+    config: RunConfig, device: torch.device, decoder: str | None = None
+) -> ViewSettings:
+    """The pipeline's share of a recipe; `auto` decodes on the GPU where there is one."""
+    decoder = decoder or config.input.decoder
+    if decoder == "auto":
+        decoder = "mixed" if device.type == "cuda" else "cpu"
+    if decoder == "mixed" and device.type != "cuda":
+        raise UserError("input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto")
+    return ViewSettings(
+        size=config.model.image_size,
+        mean=config.data.mean,
+        std=config.data.std,
+        crop_scale=(config.data.crop_scale_min, config.data.crop_scale_max),
+        flip=config.data.flip,
+        eval_crop=config.data.eval_crop,
+        decoder=decoder,
+        hw_decoder_load=config.input.hw_decoder_load,
+        threads=config.input.threads,
+        prefetch=config.input.prefetch,
+    )
+
+
+def num_steps(config: RunConfig, num_samples: int) -> int:
+    """Optimizer steps of the run."""
+    optim = config.optim
+    if optim.steps is not None:
+        return optim.steps
+    assert optim.epochs is not None
+    return max(1, round(optim.epochs * num_samples / optim.global_batch))
+
+
+def open_split(config: RunConfig, split: str) -> Dataset:
+    """The indexed `train` or `val` shards. Raises `UserError` where they do not fit the head."""
+    index_dir = config.input.index_dir
+    return open_dataset(
+        Path(config.input.root),
+        getattr(config.data, split),
+        f"data.{split}",
+        Path(index_dir) if index_dir else None,
+        config.model.num_classes,
+        single_label=config.loss.kind == "softmax",
+    )
+
+
+def _open_run_dir(config: RunConfig, run_dir: Path) -> None:
+    """Make the run folder and write down what is about to run. Raises where one ran before."""
+    if (run_dir / "log.jsonl").exists():
+        raise UserError(
+            "log.run_dir", f"{run_dir} with a run in it", "a new folder",
+            "set log.run_dir=FOLDER or remove the old run",
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_resolved(config, run_dir / "recipe.yaml")
+        facts = {"digest": digest(config), **provenance(), "recipe": resolved(config)}
+        (run_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    except OSError as error:
+        raise UserError("log.run_dir", str(error), "a writable folder", "name another") from None
+
+
+def _target(
+    config: RunConfig,
+    shape: Any,
+    train_set: Dataset,
+    order: SampleOrder,
+    run_dir: Path,
+    world: World,
+) -> PatchTarget:
+    """The recipe's target; a codebook is fitted once by rank 0 and kept beside the run."""
+    if config.mim.target == "pixel":
+        return PixelTarget(shape.patch_size)
+    if config.mim.target == "vqgan":
+        assert config.mim.vqgan is not None
+        vqgan = VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
+        return vqgan
+    path = run_dir / "codebook.safetensors"
+    if world.is_main:
+        images = _sample_images(config, train_set, order)
+        fit_codebook(images, shape.patch_size, config.mim.codebook_size, config.seed).save(path)
+    return CodebookTarget.load(path, shape.patch_size)
+
+
+def _sample_images(config: RunConfig, train_set: Dataset, order: SampleOrder) -> torch.Tensor:
+    """Centre crops of the first samples of the run's order."""
+    count = min(config.mim.codebook_images, len(train_set))
+    _, ids = order.at(0, count)
+    cpu = torch.device("cpu")
+    settings = view_settings(config, cpu, decoder="cpu")
+    batches = evaluation_batches(
+        train_set, settings, batch=64, rank=0, world_size=1, device=cpu, ids=np.sort(ids)
+    )
+    return torch.cat([batch.images_BCHW for batch in batches])
+
+
+def _record_ds_config(engine: Engine, run_dir: Path, world: World) -> None:
+    used = getattr(engine, "ds_config", None)
+    if used is not None and world.is_main:
+        (run_dir / "ds_config.json").write_text(json.dumps(used, indent=2) + "\n")

@@ -1,0 +1,163 @@
+"""The training loop."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from supmim_scale import assemble, draws
+from supmim_scale.config.load import digest
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.data.loader import evaluation_batches
+from supmim_scale.engine.world import World
+from supmim_scale.evaluation import evaluate
+from supmim_scale.flops import step_flops
+from supmim_scale.metrics import RunLog, StepClock, StepMeter
+from supmim_scale.optim import lr_factor_at
+from supmim_scale.pictures import reconstruction_grid
+from supmim_scale.provenance import peak_memory_bytes
+from supmim_scale.run import Run, build_run, view_settings
+from supmim_scale.units import si
+from supmim_scale.weights import load_encoder, save_weights
+
+
+def train(config: RunConfig, world: World, run_dir: Path) -> dict[str, float]:
+    """Collective: train a recipe to its end in `run_dir`; returns the final figures."""
+    run = build_run(config, world, run_dir)
+    log = RunLog(run_dir, run.num_steps) if world.is_main else None
+    meter, clock = StepMeter(world), StepClock(config.optim.global_batch)
+    figures: dict[str, float] = {}
+    _say_plan(run, log)
+
+    for step in range(run.num_steps):
+        lr = config.optim.lr * _lr_factor(run)
+        for micro in range(run.accumulation):
+            asked = time.perf_counter()
+            batch = next(run.batches)
+            clock.waited(time.perf_counter() - asked)
+            arguments, masks = run.step_arguments(batch)
+            torch.manual_seed(draws.torch_seed(config.seed, step, micro, world.rank))
+            output = run.engine.forward_backward(*arguments)
+            meter.add(output, batch.labels_BL)
+        run.engine.apply(lr)
+        clock.step_done()
+
+        # Below this line the host waits for the device.
+        steps_done = step + 1
+        is_last = steps_done == run.num_steps
+        if is_last or steps_done % config.log.every == 0:
+            figures |= meter.read() | clock.read(run.num_steps - steps_done) | _state(run, lr)
+            if log:
+                log.steps(steps_done, figures)
+        paused = time.perf_counter()
+        if run.target and log and (is_last or _is_due(config.log.images_every, steps_done)):
+            assert masks is not None
+            grid = reconstruction_grid(
+                batch.images_BCHW, masks, output, run.target, config.data.mean, config.data.std
+            )
+            log.picture(steps_done, "reconstruction", grid, run_dir / "reconstruction.png")
+        evaluates = is_last or _is_due(config.log.eval_every, steps_done)
+        if evaluates or _is_due(config.checkpoint.weights_every, steps_done):
+            weights = save_run_weights(run, steps_done)
+            if evaluates:
+                figures |= _evaluate(run, weights, steps_done, log)
+        clock.paused(time.perf_counter() - paused)
+
+    if log:
+        log.close()
+    return figures | {"mean_images_per_s": clock.mean_images_per_s}
+
+
+def save_run_weights(run: Run, steps_done: int) -> Path:
+    """Collective: write the weights, and their average beside them; returns the file to
+    evaluate: the average if the recipe keeps one."""
+    folder = run.run_dir / "weights"
+    facts = {"steps_done": str(steps_done), "digest": digest(run.config)}
+    path = folder / f"step-{steps_done:08d}.safetensors"
+    for ema in (False, True) if run.config.optim.ema_decay else (False,):
+        weights = run.engine.named_weights(ema=ema)
+        path = path.with_stem(path.stem + "-ema") if ema else path
+        if run.world.is_main:
+            save_weights(weights, path, facts | {"weights": "ema" if ema else "raw"})
+    run.world.barrier()
+    return path
+
+
+def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> dict[str, float]:
+    """Collective: top-1 and top-5 of saved weights in a plain timm model."""
+    encoder = assemble.encoder(run.config)
+    load_encoder(encoder, weights)
+    batches = evaluation_batches(
+        run.val_set,
+        view_settings(run.config, run.world.device),
+        batch=run.config.log.eval_batch,
+        rank=run.world.rank,
+        world_size=run.world.world_size,
+        device=run.world.device,
+    )
+    row = evaluate(encoder, batches, run.world, len(run.val_set))
+    if log:
+        log.evaluation(steps_done, row)
+    return {f"eval_{name}": value for name, value in row.items()}
+
+
+def _lr_factor(run: Run) -> float:
+    """Factor of the step in hand; a skipped step does not move the schedule on."""
+    optim = run.config.optim
+    return lr_factor_at(
+        run.engine.applied_steps,
+        run.num_steps,
+        optim.schedule,
+        optim.warmup_steps,
+        optim.cooldown_steps,
+        optim.rsqrt_timescale,
+    )
+
+
+def _state(run: Run, lr: float) -> dict[str, float]:
+    """Collective, waits: what the optimizer and the memory look like."""
+    peak = torch.tensor([float(peak_memory_bytes())], device=run.world.device)
+    return {
+        "lr": lr,
+        "grad_norm": run.engine.grad_norm(),
+        "skipped_steps": float(run.engine.skipped_steps),
+        "peak_memory_bytes": run.world.max(peak).item(),
+    }
+
+
+def _is_due(every: int, steps_done: int) -> bool:
+    return every > 0 and steps_done % every == 0
+
+
+def _say_plan(run: Run, log: RunLog | None) -> None:
+    """What is about to run, so that a wrong number is seen before it costs anything."""
+    if log is None:
+        return
+    config, world = run.config, run.world
+    features = run.target.out_features if run.target else 0
+    shape = assemble.joint_shape(config, features)
+    flops = step_flops(
+        shape, config.engine.activation_checkpointing, config.engine.checkpoint_every_k
+    )
+    views = view_settings(config, world.device)
+    engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
+    sharding = " (one rank: nothing is sharded)" if world.world_size == 1 else ""
+    log.say(
+        f"{config.model.name}: width {shape.width}, depth {shape.depth}, {shape.num_patches} patches"
+        f"  layout {config.mim.layout if run.target else 'supervised'}"
+        f"  {si(flops.model, 'FLOP')} an image, {si(flops.recompute, 'FLOP')} recomputed"
+    )
+    log.say(
+        f"{world.world_size} ranks on {world.device.type} (started by {world.launcher})"
+        f"  {engine}{sharding}  {run.precision}"
+        f"  checkpointing {config.engine.activation_checkpointing}"
+    )
+    log.say(
+        f"global batch {config.optim.global_batch} = {run.micro_batch} a rank"
+        f" x {world.world_size} ranks x {run.accumulation} accumulated"
+    )
+    log.say(
+        f"{len(run.train_set)} training images in {run.train_set.num_shards} shards,"
+        f" {len(run.val_set)} held out  decoded on {views.decoder}"
+        f"  {run.num_steps} steps into {run.run_dir}"
+    )
