@@ -5,6 +5,7 @@ Workarounds here name what they work around; versions are DeepSpeed's.
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # 0.19: a CPU start compiles a shared-memory extension for half a minute; gloo does the work.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# torch 2.13 renames collectives that DeepSpeed 0.19 calls by their old names.
+warnings.filterwarnings("ignore", r".*deprecated.*", FutureWarning, r"torch\.distributed")
 
 
 class ZeroEngine:
