@@ -13,13 +13,24 @@ from supmim_scale.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 a user's mistake."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         return int(arguments.run(arguments))
     except UserError as error:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments with overrides collected from both sides of the options."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(export)
     export.add_argument("out", type=Path, help="folder to write")
     export.set_defaults(run=_export)
+
+    report = commands.add_parser("report", help="finished runs side by side")
+    report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
+    report.set_defaults(run=_report)
 
     _add_data_commands(commands.add_parser("data", help="make and pack data sets"))
     return parser
@@ -159,6 +174,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
     export_run(arguments.run_dir, arguments.weights, arguments.out)
     print(f"timm.create_model('local-dir:{arguments.out}', pretrained=True)")
+    return EXIT_DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from supmim_scale.report import report
+
+    print(report(arguments.run_dirs))
     return EXIT_DONE
 
 

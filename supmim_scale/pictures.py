@@ -9,6 +9,7 @@ from supmim_scale.models.targets import PatchTarget
 
 _COLUMNS = 8
 _GREY = 0.5
+_SMALLEST_SIDE = 128  # pixels of an image in the grid; smaller ones are enlarged
 
 
 @torch.no_grad()
@@ -34,4 +35,6 @@ def reconstruction_grid(
     grey = torch.full_like(images, (_GREY - mean) / std)
     rows = [images, torch.lerp(images, grey, hidden_B1HW), torch.lerp(images, painted, hidden_B1HW)]
     unit = [(row * std + mean).clamp(0, 1) for row in rows]
-    return torch.cat([torch.cat(list(row), dim=2) for row in unit], dim=1).cpu()
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in unit], dim=1).cpu()
+    enlarge = -(-_SMALLEST_SIDE // side)
+    return sheet.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)

@@ -31,6 +31,9 @@ OWNED_KEYS = {
 }
 
 
+_VIT_B_BLOCK = 7_087_872  # parameters of a block of width 768
+
+
 def find_ds_config(name: str) -> Path:
     """Path of a name in `ds_configs/` (source tree or installation) or of a JSON file."""
     source, installed = Path(__file__).resolve().parents[2], Path(sys.prefix) / "share/supmim_scale"
@@ -86,15 +89,16 @@ def complete_ds_config(
     """The file's content with the recipe's numbers and, for stage 3, knobs sized to the block.
 
     DeepSpeed's default of 1e9 live parameters keeps a ViT-g whole on every rank (DeepSpeed
-    issue 1302); three blocks are enough to compute in one and fetch the next. The file's own
-    values win.
+    issue 1302); four blocks are enough to compute in one and fetch the next two together. Below
+    a ViT-B's size the floor keeps collectives few. The file's own values win.
     """
     zero = dict(content["zero_optimization"])
     if zero["stage"] == 3:
+        block_params = max(block_params, _VIT_B_BLOCK)
         zero = {
-            "stage3_max_live_parameters": 3 * block_params,
-            "stage3_max_reuse_distance": 3 * block_params,
-            "stage3_prefetch_bucket_size": block_params,
+            "stage3_max_live_parameters": 4 * block_params,
+            "stage3_max_reuse_distance": 4 * block_params,
+            "stage3_prefetch_bucket_size": 2 * block_params,
         } | zero
     return {
         **content,
