@@ -1,5 +1,7 @@
 """From a recipe to the parts it names: the only place where config and models meet."""
 
+from typing import Any
+
 import torch
 
 from supmim_scale.config.schema import RunConfig
@@ -17,7 +19,7 @@ from supmim_scale.models.joint import JointModel, build_joint
 from supmim_scale.models.masking import MaskSpec
 
 
-def encoder_arguments(config: RunConfig) -> tuple[str, dict[str, object]]:
+def encoder_arguments(config: RunConfig) -> tuple[str, dict[str, Any]]:
     """(timm name, arguments) of the recipe's encoder, for `timm.create_model`."""
     return timm_arguments(config.model.name, **_shape_arguments(config))
 
@@ -94,7 +96,7 @@ def target_features(config: RunConfig, patch_size: int) -> int:
     raise UserError("mim.target", "vqgan", "pixel or codebook", "its codes are in its checkpoint")
 
 
-def _shape_arguments(config: RunConfig) -> dict[str, object]:
+def _shape_arguments(config: RunConfig) -> dict[str, Any]:
     model = config.model
     return {
         "num_classes": model.num_classes,

@@ -144,13 +144,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _recipes(arguments: argparse.Namespace) -> int:
-    import yaml
-
-    from supmim_scale.config import load_config, recipe_names, resolved
+    from supmim_scale.config import as_yaml, load_config, recipe_names
 
     if arguments.recipe:
-        config = load_config(arguments.recipe, arguments.overrides)
-        print(yaml.safe_dump(resolved(config), sort_keys=False), end="")
+        print(as_yaml(load_config(arguments.recipe, arguments.overrides)), end="")
         return EXIT_DONE
     for name in recipe_names():
         print(f"{name:16} {load_config(name).about.expected}")

@@ -15,7 +15,10 @@ class UserError(Exception):
 
     def __init__(self, where: str, found: str, expected: str, fix: str) -> None:
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
-        super().__init__(f"{where}: found {found}; expected {expected}; {fix}")
+        super().__init__(where, found, expected, fix)  # what pickling between ranks needs
+
+    def __str__(self) -> str:
+        return f"{self.where}: found {self.found}; expected {self.expected}; {self.fix}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -47,9 +47,7 @@ def export_run(run_dir: Path, weights: Path | None, out: Path) -> None:
     load_encoder(encoder, weights or last_weights(run_dir))
     _, arguments = assemble.encoder_arguments(config)
     data = config.data
-    save_timm_folder(
-        encoder, arguments, out, mean=data.mean, std=data.std, crop=data.eval_crop
-    )
+    save_timm_folder(encoder, arguments, out, mean=data.mean, std=data.std, crop=data.eval_crop)
 
 
 def last_weights(run_dir: Path) -> Path:
@@ -57,7 +55,9 @@ def last_weights(run_dir: Path) -> Path:
     files = sorted((run_dir / "weights").glob("step-*.safetensors"), key=lambda p: p.stem)
     if not files:
         raise UserError(
-            str(run_dir), "no weights/step-*.safetensors", "a run that saved weights",
+            str(run_dir),
+            "no weights/step-*.safetensors",
+            "a run that saved weights",
             "train first, or name a file with --weights",
         )
     return files[-1]

@@ -38,7 +38,9 @@ class StepMeter:
         loss, class_loss, mim_loss, hits, images = self._world.sum(self._sums.clone()).tolist()
         self._sums.zero_()
         names = ("loss", "class_loss", "mim_loss", "top1")
-        return {n: v / images for n, v in zip(names, (loss, class_loss, mim_loss, hits), strict=True)}
+        return {
+            n: v / images for n, v in zip(names, (loss, class_loss, mim_loss, hits), strict=True)
+        }
 
 
 class StepClock:

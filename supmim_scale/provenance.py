@@ -57,6 +57,8 @@ def _commit() -> str | None:
     )
     dirty = subprocess.run(
         ["git", "-C", str(root), "status", "--porcelain", "-uno"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "") or None

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from supmim_scale import assemble
-from supmim_scale.config import resolved, save_resolved
+from supmim_scale.config import as_yaml, digest, resolved
 from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
-from supmim_scale.config.load import digest
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.loader import Batch, ViewSettings, evaluation_batches, training_batches
@@ -155,7 +154,9 @@ def view_settings(
     if decoder == "auto":
         decoder = "mixed" if device.type == "cuda" else "cpu"
     if decoder == "mixed" and device.type != "cuda":
-        raise UserError("input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto")
+        raise UserError(
+            "input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto"
+        )
     return ViewSettings(
         size=config.model.image_size,
         mean=config.data.mean,
@@ -196,12 +197,14 @@ def _open_run_dir(config: RunConfig, run_dir: Path) -> None:
     """Make the run folder and write down what is about to run. Raises where one ran before."""
     if (run_dir / "log.jsonl").exists():
         raise UserError(
-            "log.run_dir", f"{run_dir} with a run in it", "a new folder",
+            "log.run_dir",
+            f"{run_dir} with a run in it",
+            "a new folder",
             "set log.run_dir=FOLDER or remove the old run",
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        save_resolved(config, run_dir / "recipe.yaml")
+        (run_dir / "recipe.yaml").write_text(as_yaml(config))
         facts = {"digest": digest(config), **provenance(), "recipe": resolved(config)}
         (run_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:

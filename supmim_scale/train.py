@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from supmim_scale import assemble, draws
-from supmim_scale.config.load import digest
-from supmim_scale.config.schema import RunConfig
+from supmim_scale.config import RunConfig, digest
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.engine.world import World
 from supmim_scale.evaluation import evaluate

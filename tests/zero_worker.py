@@ -1,6 +1,8 @@
-"""Run under torchrun by tests: train tiny models on fixed data and print what happened as JSON.
+"""Started under torchrun by tests: trains tiny models on fixed data, writes what happened as JSON.
 
-    torchrun --nproc-per-node 2 tests/zero_worker.py OUT.json NAME=OVERRIDE,OVERRIDE ...
+torchrun --nproc-per-node 2 tests/zero_worker.py OUT.json NAME:OVERRIDE,OVERRIDE ...
+
+The override `poison=STEP` feeds one NaN image in that step.
 """
 
 import json
@@ -19,70 +21,89 @@ from supmim_scale.models.targets import PixelTarget
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.run import engine_settings
 
-STEPS = 20
+STEPS, SIDE, CLASSES = 20, 32, 16
 TINY = [
-    "model.width=32", "model.depth=4", "model.heads=2", "model.image_size=32", "mim.target=pixel",
-    "optim.global_batch=8", "engine.precision=fp32", f"optim.steps={STEPS}", "optim.warmup_steps=4",
-    "model.class_token=true", "optim.layer_decay=0.9", "optim.ema_decay=0.9",
+    "model.width=32", "model.depth=3", "model.heads=2", f"model.image_size={SIDE}",
+    "model.class_token=true", "mim.target=pixel", "optim.global_batch=8", "optim.lr=0.003",
+    f"optim.steps={STEPS}", "optim.warmup_steps=4", "optim.weight_decay=0.5",
+    "optim.layer_decay=0.9", "optim.ema_decay=0.9", "engine.precision=fp32",
 ]  # fmt: skip
 
 
-def run(world, overrides, steps=STEPS):
-    """Losses, gradient norms and final weight sums of one tiny training."""
-    config = load_config("smoke", [*TINY, *overrides])
+def batch(ids, spec, target, config):
+    """Arguments of the joint forward for the given samples, functions of their ids alone."""
+    ids = ids % 24  # seen again, so that there is something to learn
+    generators = [torch.Generator().manual_seed(int(i)) for i in ids]
+    images = torch.stack([torch.randn(3, SIDE, SIDE, generator=g) for g in generators])
+    targets = class_targets(torch.from_numpy(ids % CLASSES)[:, None], CLASSES, "softmax", 0.1)
+    if not config.mim.weight:
+        return (images, targets)
+    masks = draw_masks(spec, config.seed, np.zeros_like(ids), ids)
+    return (images, targets, masks, target(images))
+
+
+def run(world, overrides):
+    """Losses, gradient norms and sums of weights of one tiny training."""
+    poison = [int(o.partition("=")[2]) for o in overrides if o.startswith("poison=")]
+    config = load_config("smoke", [*TINY, *(o for o in overrides if not o.startswith("poison="))])
     micro, accumulation = accumulation_steps(config, world.world_size)
     target = PixelTarget(8)
     model = assemble.joint_model(config, target.out_features)
-    start = {name: param.std().item() for name, param in model.named_parameters()}
-    engine = build_engine(model, engine_settings(config, micro, accumulation, "fp32"), world)
-    before = engine.named_weights(ema=False)
-    spec = assemble.mask_spec(config, 4)
-    losses, norms, masks_seen = [], [], []
-    for step in range(steps):
+    of_model = {name: param.detach().clone() for name, param in model.named_parameters()}
+    precision = config.engine.precision
+    engine = build_engine(model, engine_settings(config, micro, accumulation, precision), world)
+    of_engine = engine.named_weights(ema=False)
+    spec = assemble.mask_spec(config, SIDE // 8)
+    losses, norms, seen = [], [], []
+    for step in range(STEPS):
         total = torch.zeros((), dtype=torch.float64)
         for part in range(accumulation):
-            first = (step * accumulation + part) * micro * world.world_size + world.rank * micro
-            ids = np.arange(first, first + micro)
-            ids %= 24  # seen again, so that there is something to learn
-            images = torch.stack(
-                [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(int(i))) for i in ids]
-            )
-            labels = torch.from_numpy(ids % 16)[:, None]
-            targets = class_targets(labels, 16, "softmax", 0.1)
-            masks = draw_masks(spec, config.seed, np.zeros_like(ids), ids)
-            masks_seen += [[int(i), mask.int().tolist()] for i, mask in zip(ids, masks.mask_BN)]
-            torch.manual_seed(step)
-            arguments = (images, targets, masks, target(images)) if config.mim.weight else (
-                images, targets,
-            )
+            place = (step * accumulation + part) * world.world_size + world.rank
+            ids = np.arange(place * micro, (place + 1) * micro)
+            arguments = batch(ids, spec, target, config)
+            if step in poison and world.rank == 0:
+                arguments[0][0, 0, 0, 0] = float("nan")
+            if len(arguments) > 2:
+                seen += [[int(i), m.int().tolist()] for i, m in zip(ids, arguments[2].mask_BN)]
             output = engine.forward_backward(*arguments)
             total += output.loss.detach().double() / accumulation / world.world_size
-        engine.apply(config.optim.lr * lr_factor_at(step, steps, "cosine", 4))
+        engine.apply(config.optim.lr * lr_factor_at(step, STEPS, "cosine", 4))
         losses.append(world.sum(total).item())
         norms.append(engine.grad_norm())
-    after, ema = engine.named_weights(ema=False), engine.named_weights(ema=True)
     return {
         "losses": losses,
         "norms": norms,
-        "masks": masks_seen,
-        "init_std_model": start,
-        "init_std_engine": {name: w.std().item() for name, w in before.items()},
-        "weights": {name: w.double().sum().item() for name, w in after.items()},
-        "ema": {name: w.double().sum().item() for name, w in ema.items()},
+        "masks": seen,
+        "init_gap": max(
+            ((of_engine[name] - value).abs().max().item() for name, value in of_model.items())
+            if world.is_main
+            else [0.0]
+        ),
+        "qkv_std": of_engine["encoder.blocks.0.attn.qkv.weight"].std().item()
+        if world.is_main
+        else 0.0,
+        "weights": sums(engine.named_weights(ema=False)),
+        "ema": sums(engine.named_weights(ema=True)),
         "applied_steps": engine.applied_steps,
+        "skipped_steps": engine.skipped_steps,
     }
 
 
+def sums(weights):
+    """A number a tensor that notices any change."""
+    return {name: w.double().abs().sum().item() for name, w in weights.items()}
+
+
 def main():
+    """Run the jobs one after another; rank 0 writes the results, every rank its masks."""
     out, *jobs = sys.argv[1:]
     world = join_world()
     results = {}
     for job in jobs:
         name, _, overrides = job.partition(":")
         results[name] = run(world, [o for o in overrides.split(",") if o])
-    if world.is_main:
-        with open(out, "w") as file:
-            json.dump(results, file)
+    with open(f"{out}.{world.rank}", "w") as file:
+        json.dump(results, file)
     leave_world(world)
 
 

@@ -4,15 +4,23 @@ This package is the only reader of YAML and is free of torch, so that a recipe i
 a fraction of a second, before any process group or device is touched.
 """
 
-from supmim_scale.config.load import find_recipe, load_config, recipe_names, resolved, save_resolved
+from supmim_scale.config.load import (
+    as_yaml,
+    digest,
+    find_recipe,
+    load_config,
+    recipe_names,
+    resolved,
+)
 from supmim_scale.config.schema import IDENTITY_SECTIONS, RunConfig
 
 __all__ = [
     "IDENTITY_SECTIONS",
     "RunConfig",
+    "as_yaml",
+    "digest",
     "find_recipe",
     "load_config",
     "recipe_names",
     "resolved",
-    "save_resolved",
 ]

@@ -107,11 +107,17 @@ def _require_geometry(config: RunConfig) -> None:
         )
     if model.pool == "token" and not model.class_token:
         raise UserError(
-            "model.pool", "token without a class token", "a class token", "set model.class_token=true"
+            "model.pool",
+            "token without a class token",
+            "a class token",
+            "set model.class_token=true",
         )
     if config.mim.weight and model.decoder_depth < 1:
         raise UserError(
-            "model.decoder_depth", f"{model.decoder_depth}", "at least 1 block", "set it to 1 or more"
+            "model.decoder_depth",
+            f"{model.decoder_depth}",
+            "at least 1 block",
+            "set it to 1 or more",
         )
     if config.data.crop_scale_min > config.data.crop_scale_max or not config.data.crop_scale_min:
         raise UserError(
@@ -134,7 +140,10 @@ def _require_mask(config: RunConfig) -> None:
         )
     if mask.ratio_mode is not None and mask.ratio_max is None:
         raise UserError(
-            "mask.ratio_mode", f"{mask.ratio_mode}", "a range to draw from", "set mask.ratio_max too"
+            "mask.ratio_mode",
+            f"{mask.ratio_mode}",
+            "a range to draw from",
+            "set mask.ratio_max too",
         )
 
 

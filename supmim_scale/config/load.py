@@ -62,7 +62,9 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         what = " ".join(str(error).split())
         raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "mend the file") from None
     if not isinstance(tree, dict):
-        raise UserError(str(path), f"{type(tree).__name__}", "a mapping of sections", "see a recipe")
+        raise UserError(
+            str(path), f"{type(tree).__name__}", "a mapping of sections", "see a recipe"
+        )
     for override in overrides:
         _override(tree, override)
     config = _build(RunConfig, tree, where=path.name, prefix="")
@@ -82,9 +84,10 @@ def digest(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def save_resolved(config: RunConfig, path: Path) -> None:
-    """Write the resolved recipe; `load_config(path)` gives an equal one."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+def as_yaml(config: RunConfig) -> str:
+    """The resolved recipe as text; a file of it loads as an equal recipe."""
+    text: str = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    return f"# digest {digest(config)}\n{text}"
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -98,7 +101,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise UserError(key, f"'{section}' is not a section", "section.key=value", "see a recipe")
+            raise UserError(
+                key, f"'{section}' is not a section", "section.key=value", "see a recipe"
+            )
     tree[leaf] = _Text(text)
 
 

@@ -17,8 +17,15 @@ from supmim_scale.optim import build_adamw, parameter_groups
 class Engine(Protocol):
     """Runs forward, backward and update of a `JointModel`, sharded or not."""
 
-    applied_steps: int
-    skipped_steps: int
+    @property
+    def applied_steps(self) -> int:
+        """Steps that changed the weights."""
+        ...
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps thrown away for a non-finite gradient."""
+        ...
 
     def forward_backward(self, *args: Any) -> JointOutput:
         """Collective: losses of one micro-batch; its gradient is added."""
@@ -78,7 +85,9 @@ def build_engine(model: JointModel, settings: EngineSettings, world: World) -> E
         return ZeroEngine(model, optimizer, settings)
     if world.world_size > 1:
         raise UserError(
-            "engine.kind", f"plain with {world.world_size} ranks", "one process",
+            "engine.kind",
+            f"plain with {world.world_size} ranks",
+            "one process",
             "set engine.kind=deepspeed",
         )
     from supmim_scale.engine.plain import PlainEngine

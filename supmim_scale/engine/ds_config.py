@@ -60,18 +60,24 @@ def load_ds_config(name: str) -> dict[str, Any]:
     for key, ours in OWNED_KEYS.items():
         if key in content:
             raise UserError(
-                f"{path}: {key}", json.dumps(content[key]), "the recipe to say it",
+                f"{path}: {key}",
+                json.dumps(content[key]),
+                "the recipe to say it",
                 f"delete the key and set {ours}",
             )
     for where in _autos(content):
         raise UserError(
-            f"{path}: {where}", '"auto"', "a value (only Hugging Face's Trainer fills in auto)",
+            f"{path}: {where}",
+            '"auto"',
+            "a value (only Hugging Face's Trainer fills in auto)",
             "write the value or delete the key",
         )
     stage = content.get("zero_optimization", {}).get("stage")
     if stage not in (1, 2, 3):
         raise UserError(
-            f"{path}: zero_optimization.stage", json.dumps(stage), "1, 2 or 3",
+            f"{path}: zero_optimization.stage",
+            json.dumps(stage),
+            "1, 2 or 3",
             "set it, or set engine.kind=plain for one process without sharding",
         )
     return content

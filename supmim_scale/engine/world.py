@@ -108,12 +108,18 @@ def launch_variables(environ: Mapping[str, str]) -> dict[str, str]:
     if partial:
         missing = ", ".join(name for name in _LAUNCHER if name not in environ)
         raise UserError(
-            "environment", f"{', '.join(partial)} without {missing}", "all five or none",
+            "environment",
+            f"{', '.join(partial)} without {missing}",
+            "all five or none",
             "start with torchrun, srun or deepspeed, or unset them",
         )
     return {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()), "launcher": "none",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "launcher": "none",
     }
 
 
@@ -138,7 +144,9 @@ def _first_host(node_list: str) -> str:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            "SLURM_STEP_NODELIST", f"{node_list} ({error})", "scontrol to expand it",
+            "SLURM_STEP_NODELIST",
+            f"{node_list} ({error})",
+            "scontrol to expand it",
             "export MASTER_ADDR=FIRST_HOST",
         ) from None
     return answer.stdout.split()[0]
@@ -152,7 +160,9 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cuda", 0)
     if local_rank >= visible:
         raise UserError(
-            f"local rank {local_rank}", f"{visible} visible GPUs", "a GPU a rank",
+            f"local rank {local_rank}",
+            f"{visible} visible GPUs",
+            "a GPU a rank",
             "start as many tasks a node as it has GPUs",
         )
     return torch.device("cuda", local_rank)

@@ -61,7 +61,9 @@ class ZeroEngine:
             )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             what = " ".join(str(error).split())[:300]
-            raise UserError("DeepSpeed configuration", what, "its schema", "mend the file") from None
+            raise UserError(
+                "DeepSpeed configuration", what, "its schema", "mend the file"
+            ) from None
         if self._stage == 3:
             _gather_outer_parameters_with_root(model)
         shards = _master_shards(self._optimizer)

@@ -27,9 +27,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(encoder_width, width)
-        self.blocks = nn.Sequential(
-            *(Block(width, heads, qkv_bias=True) for _ in range(depth))
-        )
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)  # timm's epsilon
         self.predict = nn.Linear(width, out_features)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if fills_gaps else None

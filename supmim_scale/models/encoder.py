@@ -136,7 +136,8 @@ def encode(
         tokens_BTD = torch.cat(
             [tokens_BTD[:, :prefix], take(tokens_BTD[:, prefix:], keep_BV)], dim=1
         )
-    return encoder.norm(encoder.blocks(encoder.norm_pre(tokens_BTD)))
+    tokens_BTD = encoder.blocks(encoder.norm_pre(tokens_BTD))
+    return encoder.norm(tokens_BTD)  # type: ignore[no-any-return]
 
 
 def take(values_BND: Tensor, index_BM: Tensor) -> Tensor:

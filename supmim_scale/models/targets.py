@@ -172,7 +172,9 @@ def _load_vqgan(folder: str):  # type: ignore[no-untyped-def]
         from diffusers import VQModel
     except ImportError:
         raise UserError(
-            "mim.target", "vqgan without the diffusers package", "it installed",
+            "mim.target",
+            "vqgan without the diffusers package",
+            "it installed",
             "pip install 'supmim_scale[vqgan]'",
         ) from None
     try:
