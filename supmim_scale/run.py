@@ -224,8 +224,7 @@ def _target(
         return PixelTarget(shape.patch_size)
     if config.mim.target == "vqgan":
         assert config.mim.vqgan is not None
-        vqgan = VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
-        return vqgan
+        return VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
     path = run_dir / "codebook.safetensors"
     if world.is_main:
         images = _sample_images(config, train_set, order)

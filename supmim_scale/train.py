@@ -142,7 +142,8 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
     engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
     sharding = " (one rank: nothing is sharded)" if world.world_size == 1 else ""
     log.say(
-        f"{config.model.name}: width {shape.width}, depth {shape.depth}, {shape.num_patches} patches"
+        f"{config.model.name}: width {shape.width}, depth {shape.depth},"
+        f" {shape.num_patches} patches"
         f"  layout {config.mim.layout if run.target else 'supervised'}"
         f"  {si(flops.model, 'FLOP')} an image, {si(flops.recompute, 'FLOP')} recomputed"
     )

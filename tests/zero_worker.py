@@ -64,7 +64,10 @@ def run(world, overrides):
             if step in poison and world.rank == 0:
                 arguments[0][0, 0, 0, 0] = float("nan")
             if len(arguments) > 2:
-                seen += [[int(i), m.int().tolist()] for i, m in zip(ids, arguments[2].mask_BN)]
+                seen += [
+                    [int(i), m.int().tolist()]
+                    for i, m in zip(ids, arguments[2].mask_BN, strict=True)
+                ]
             output = engine.forward_backward(*arguments)
             total += output.loss.detach().double() / accumulation / world.world_size
         engine.apply(config.optim.lr * lr_factor_at(step, STEPS, "cosine", 4))

@@ -67,7 +67,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         )
     for override in overrides:
         _override(tree, override)
-    config = _build(RunConfig, tree, where=path.name, prefix="")
+    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
     require_consistent(config)
     return config
 
@@ -123,18 +123,17 @@ def _build(cls: type, tree: Any, where: str, prefix: str) -> Any:
         if key not in hints:
             fix = did_you_mean(str(key), hints)
             raise UserError(f"{where}: {prefix}{key}", "an unknown key", "a recipe key", fix)
-    values = {}
+    values = {
+        key: _build(hints[key], value, where, f"{prefix}{key}.")
+        if dataclasses.is_dataclass(hints[key])
+        else _convert(hints[key], value, f"{where}: {prefix}{key}")
+        for key, value in tree.items()
+    }
     for spec in dataclasses.fields(cls):
-        name = f"{prefix}{spec.name}"
-        if spec.name in tree:
-            hint, value = hints[spec.name], tree[spec.name]
-            if dataclasses.is_dataclass(hint):
-                values[spec.name] = _build(hint, value, where, f"{name}.")  # type: ignore[arg-type]
-            else:
-                values[spec.name] = _convert(hint, value, f"{where}: {name}")
-        elif spec.default is dataclasses.MISSING:
+        if spec.name not in values and spec.default is dataclasses.MISSING:
             meaning = spec.metadata.get("doc", "a section")
-            raise UserError(f"{where}: {name}", "nothing", meaning, "add the key to the recipe")
+            name = f"{where}: {prefix}{spec.name}"
+            raise UserError(name, "nothing", meaning, "add the key to the recipe")
     return cls(**values)
 
 

@@ -35,7 +35,7 @@ _SAVED = {
 def apply_activation_checkpointing(
     stacks: Iterable[nn.Sequential], policy: str, every_k: int
 ) -> int:
-    """Make the policy's blocks recompute; returns their number. Parameter names stay as they are."""
+    """Make the policy's blocks recompute; returns their number. Parameter names do not change."""
     options: dict[str, Any] = {"use_reentrant": False}
     if policy == "selective":
         options["context_fn"] = _selective_contexts

@@ -89,6 +89,7 @@ def complete_ds_config(
     micro_batch: int,
     accumulation: int,
     precision: str,
+    policy: str,
     clip_grad_norm: float,
     block_params: int,
 ) -> dict[str, Any]:
@@ -97,9 +98,15 @@ def complete_ds_config(
     DeepSpeed's default of 1e9 live parameters keeps a ViT-g whole on every rank (DeepSpeed
     issue 1302); four blocks are enough to compute in one and fetch the next two together. Below
     a ViT-B's size the floor keeps collectives few. The file's own values win.
+
+    Selective checkpointing needs `memory_efficient_linear` off: DeepSpeed's linear (installed for
+    any model since its pull request 8189) adds the bias in place to a product that is kept, so
+    that recomputation would add it twice and the gradients would be wrong without a word.
     """
     zero = dict(content["zero_optimization"])
     if zero["stage"] == 3:
+        if policy == "selective":
+            zero["memory_efficient_linear"] = False
         block_params = max(block_params, _VIT_B_BLOCK)
         zero = {
             "stage3_max_live_parameters": 4 * block_params,

@@ -51,6 +51,7 @@ class ZeroEngine:
             micro_batch=settings.micro_batch,
             accumulation=settings.accumulation,
             precision=settings.precision,
+            policy=settings.policy,
             clip_grad_norm=settings.clip_grad_norm,
             block_params=largest_block(model.block_lists()),
         )
@@ -64,6 +65,11 @@ class ZeroEngine:
             raise UserError(
                 "DeepSpeed configuration", what, "its schema", "mend the file"
             ) from None
+        if settings.policy == "selective":
+            # An engine of this process without selective checkpointing leaves its linear behind.
+            is_torchs = "deepspeed" not in torch.nn.functional.linear.__module__
+            assert is_torchs, "selective checkpointing over DeepSpeed's in-place linear"
+        self._is_micro_step_open = False
         if self._stage == 3:
             _gather_outer_parameters_with_root(model)
         shards = _master_shards(self._optimizer)
@@ -81,8 +87,11 @@ class ZeroEngine:
 
     def forward_backward(self, *args: Any) -> JointOutput:
         """Collective: losses of one micro-batch; its gradient is added."""
+        if self._is_micro_step_open:
+            self._engine.step()  # DeepSpeed counts a micro-step here; no update before the last
         output: JointOutput = self._engine(*args)
         self._engine.backward(output.loss)
+        self._is_micro_step_open = True
         return output
 
     def apply(self, lr: float) -> None:
@@ -90,6 +99,7 @@ class ZeroEngine:
         before = self.applied_steps
         set_lr(self._optimizer, lr)
         self._engine.step()
+        self._is_micro_step_open = False
         if self._ema and self.applied_steps > before:
             self._ema.update(self.applied_steps)
 

@@ -1,5 +1,6 @@
 """The encoder: a timm `VisionTransformer`, unchanged, so that what is exported is timm's."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def take(values_BND: Tensor, index_BM: Tensor) -> Tensor:
 
 def init_head_bias(encoder: VisionTransformer) -> None:
     """Head bias to -log(classes): every sigmoid starts at the prior 1/K (big_vision)."""
-    nn.init.constant_(encoder.head.bias, -torch.log(torch.tensor(encoder.num_classes)).item())
+    nn.init.constant_(encoder.head.bias, -math.log(encoder.num_classes))
 
 
 def save_timm_folder(

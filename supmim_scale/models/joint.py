@@ -175,11 +175,8 @@ def depth_of(name: str, num_blocks: int) -> int:
         return 0 if parts[0] == "mask_token" else num_blocks + 1
     if parts[1] == "blocks":
         return int(parts[2]) + 1
-    return (
-        0
-        if parts[1] in ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
-        else (num_blocks + 1)
-    )
+    first = ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
+    return 0 if parts[1] in first else num_blocks + 1
 
 
 def is_head(name: str) -> bool:

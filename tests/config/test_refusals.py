@@ -1,0 +1,156 @@
+"""One line, exit code 2, for every recipe mistake that is promised to be caught."""
+
+import json
+
+import pytest
+
+from supmim_scale.cli import main
+from supmim_scale.config import load_config
+from supmim_scale.errors import UserError
+
+
+def refused(capsys, *arguments):
+    """The one line that a refused command prints."""
+    assert main(list(arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.learning_rate=1", ["optim.learning_rate", "unknown key"]),
+        ("optim.lrr=1", ["did you mean", "lr"]),
+        ("optimm.lr=1", ["optimm", "did you mean optim"]),
+        ("optim.lr=fast", ["optim.lr", "'fast'", "a number"]),
+        ("optim.steps=1.5", ["optim.steps", "whole number"]),
+        ("data.flip=no", ["data.flip", "true or false"]),
+        ("mim.layout=clean", ["mim.layout", "clean_and_masked"]),
+        ("model.image_size=50", ["model.image_size", "50", "multiple of 8", "48"]),
+        ("model.heads=3", ["model.heads", "divisor"]),
+        ("model.pool=token", ["model.class_token=true"]),
+        ("mask.ratio=1.0", ["mask.ratio"]),
+        ("mask.ratio_max=0.2", ["mask.ratio"]),
+        ("optim.lr=-1", ["optim.lr", "above 0"]),
+        ("optim.epochs=2", ["optim.steps, optim.epochs", "both"]),
+        ("optim.warmup_steps=1000", ["warm-up", "220"]),
+        ("optim.cooldown_steps=9", ["cosine"]),
+        ("mim.target=vqgan", ["mim.vqgan"]),
+        ("loss.label_smoothing=2", ["share from 0 to 1"]),
+        ("nonsense", ["section.key=value"]),
+    ],
+)
+def test_a_wrong_override_is_one_line(capsys, override, words):
+    line = refused(capsys, "check", "smoke", override)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lr: 1e-4}", ["optim.lr", "text '1e-4'", "1.0e-4"]),
+        ("mim: {layout: no}", ["mim.layout", "false", "yes/no/on/off"]),
+        ("data: {name: no}", ["data.name", "quotes"]),
+        ("data: {flip: 'no'}", ["data.flip", "true or false"]),
+        ("optim: {steps: true}", ["optim.steps", "whole number"]),
+        ("optim: 3", ["optim", "a section of keys"]),
+        ("model: {depth: 2, depth: 3}", ["depth", "twice"]),
+        ("model: [1", ["invalid YAML"]),
+        ("seed: 1", ["about", "add the key"]),
+    ],
+)
+def test_a_wrong_recipe_file_is_one_line(capsys, tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    base = ""
+    if "seed" not in text and "[1" not in text:
+        base = "about: {paper: p, command: c, hardware: h, expected: e}\n"
+    path.write_text(base + text + "\n")
+    line = refused(capsys, "check", str(path))
+    for word in words:
+        assert word in line
+
+
+def test_numbers_typed_on_the_command_line_may_have_exponents():
+    assert load_config("smoke", ["optim.lr=1e-4"]).optim.lr == 1e-4
+
+
+def test_an_unknown_recipe_names_close_ones(capsys):
+    assert "vitl16_in21k" in refused(capsys, "check", "vitl16_in21")
+
+
+def test_a_missing_shard_folder_is_one_line(capsys, tmp_path):
+    line = refused(capsys, "check", "smoke", f"input.root={tmp_path / 'none'}")
+    assert "input.root" in line
+    assert "data synth" in line
+
+
+def test_an_empty_shard_folder_is_one_line(capsys, tmp_path):
+    (tmp_path / "train").mkdir()
+    assert "data.train" in refused(capsys, "check", "smoke", f"input.root={tmp_path}")
+
+
+def test_a_pattern_that_leaves_the_root_is_one_line(capsys, tmp_path):
+    line = refused(capsys, "check", "smoke", f"input.root={tmp_path}", "data.train=../other")
+    assert "below input.root" in line
+
+
+def test_more_classes_in_the_data_than_in_the_head_is_one_line(capsys, shards):
+    line = refused(capsys, "check", "smoke", f"input.root={shards}", "model.num_classes=4")
+    assert "model.num_classes=16" in line
+
+
+def test_batch_numbers_that_do_not_multiply_out_are_one_line(capsys, shards):
+    root = f"input.root={shards}"
+    line = refused(capsys, "check", "smoke", root, "--ranks", "3")
+    assert "optim.global_batch" in line
+    line = refused(capsys, "check", "smoke", root, "engine.micro_batch=48")
+    assert "48 x 1 ranks" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}},
+         ["reduce_bucket_size", "auto"]),
+        ({"zero_optimization": {"stage": 3}, "train_batch_size": 8}, ["optim.global_batch"]),
+        ({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}, ["engine.precision"]),
+        ({"zero_optimization": {"stage": 3}, "optimizer": {}}, ["the optim section"]),
+        ({"zero_optimization": {"stage": 3}, "gradient_clipping": 1}, ["optim.clip_grad_norm"]),
+        ({"zero_optimization": {"stage": 0}}, ["engine.kind=plain"]),
+        ([], ["JSON object"]),
+    ],
+)  # fmt: skip
+def test_a_deepspeed_file_that_says_what_the_recipe_says_is_one_line(
+    capsys, tmp_path, shards, content, words
+):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(content))
+    line = refused(capsys, "check", "smoke", f"input.root={shards}", f"engine.ds_config={path}")
+    for word in words:
+        assert word in line
+
+
+def test_a_missing_deepspeed_file_names_those_there_are(capsys, shards):
+    root = f"input.root={shards}"
+    assert "zero3_offload" in refused(capsys, "check", "smoke", root, "engine.ds_config=zero4")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "vit_nothing_patch16", "swin_tiny_patch4_window7_224"]
+)
+def test_a_model_that_is_no_plain_vit_is_one_line(capsys, shards, name):
+    line = refused(
+        capsys, "check", "smoke", f"input.root={shards}", f"model.name={name}",
+        "model.patch_size=null", "model.width=null", "model.depth=null", "model.heads=null",
+        "model.image_size=224",
+    )  # fmt: skip
+    assert "model.name" in line
+
+
+def test_user_errors_survive_the_way_between_ranks():
+    import pickle
+
+    error = UserError("where", "found", "expected", "fix")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,0 +1,59 @@
+"""Fixtures: a small data set of real JPEGs, and processes as users start them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supmim_scale.data.synth import SynthSpec, write_synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "model.width=32", "model.depth=2", "model.heads=2", "mim.codebook_size=16",
+    "mim.codebook_images=16", "optim.global_batch=8", "optim.steps=4", "optim.warmup_steps=1",
+    "log.every=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """96 training images in 3 shards and 33 held out in 2, of 16 classes."""
+    root = tmp_path_factory.mktemp("datasets") / "small"
+    write_synthetic(root, SynthSpec(num_train=96, num_val=33, shard_size=32), workers=2)
+    return root
+
+
+def command(*arguments, check=True, timeout=240, **environment):
+    """Run `python -m supmim_scale ...` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "supmim_scale", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=check,
+        cwd=ROOT,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def torchrun(script, *arguments, ranks=2, timeout=400):
+    """Run a script on several ranks; its output is shown if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         f"--nproc-per-node={ranks}", str(script), *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def assert_refused(done, *words):
+    """Exit code 2 and one line that holds the words."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]

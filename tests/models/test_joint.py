@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+from supmim_scale import assemble
+from supmim_scale.config import load_config
+from supmim_scale.models.joint import LAYOUTS
+from supmim_scale.models.losses import class_loss, class_targets, mim_loss
+from supmim_scale.models.masking import draw_masks
+from supmim_scale.models.targets import PixelTarget
+from supmim_scale.optim import parameter_groups
+
+TINY = ["model.width=32", "model.depth=2", "model.heads=2", "mim.target=pixel"]
+
+
+def build(*overrides):
+    return assemble.joint_model(load_config("smoke", [*TINY, *overrides]), 192)
+
+
+def batch(*overrides, size=4):
+    config = load_config("smoke", [*TINY, *overrides])
+    images = torch.randn(size, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(size)[:, None]
+    targets = class_targets(labels, 16, config.loss.kind, 0.1)
+    ids = np.arange(size)
+    masks = draw_masks(assemble.mask_spec(config, 6), 0, np.zeros_like(ids), ids)
+    return images, targets, masks, PixelTarget(8)(images)
+
+
+def gradients(model, *arguments):
+    torch.manual_seed(7)  # drop path
+    model(*arguments).loss.backward()
+    return {name: param.grad for name, param in model.named_parameters()}
+
+
+@pytest.mark.parametrize("extra", [[], ["mask.ratio_max=0.9"], ["model.class_token=true"]])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_parameter_gets_a_gradient_in_every_forward(layout, extra):
+    """Under ZeRO-3 one without would silently keep the gradient of the step before."""
+    options = [f"mim.layout={layout}", *extra]
+    found = gradients(build(*options), *batch(*options))
+    assert [name for name, grad in found.items() if grad is None] == []
+
+
+def test_weight_zero_starts_from_the_same_weights_without_a_decoder():
+    joint, baseline = build(), build("mim.weight=0")
+    assert baseline.decoder is None
+    weights = dict(joint.named_parameters())
+    for name, param in baseline.named_parameters():
+        assert torch.equal(param, weights[name])
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+@pytest.mark.parametrize("layout", ["clean_and_masked", "clean_and_masked_tokens"])
+def test_loss_weight_zero_gives_the_baselines_gradients_exactly(layout, drop_path):
+    """A decoder in the graph with weight 0.0 changes no bit of the classification path."""
+    options = [f"mim.layout={layout}", f"model.drop_path={drop_path}"]
+    joint, baseline = build(*options), build(*options, "mim.weight=0")
+    joint.mim_weight = 0.0
+    arguments = batch(*options)
+    found = gradients(joint.train(), *arguments)
+    expected = gradients(baseline.train(), *arguments[:2])
+    for name, grad in expected.items():
+        assert torch.equal(found[name], grad), name
+
+
+def test_the_clean_layouts_classify_the_clean_image():
+    images, targets, masks, patches = batch()
+    for layout in LAYOUTS:
+        model = build(f"mim.layout={layout}").eval()
+        logits = model(images, targets, masks, patches).logits_BK
+        sees_all = torch.equal(logits, model.encoder(images))
+        assert sees_all == (layout != "masked_only")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hidden_pixels_do_not_reach_the_prediction(layout):
+    images, targets, masks, patches = batch()
+    model = build(f"mim.layout={layout}").eval()
+    hidden = masks.mask_BN.view(-1, 1, 6, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    other = torch.where(hidden, torch.randn_like(images), images)
+    before = model(images, targets, masks, patches).pred_BMP
+    assert torch.equal(before, model(other, targets, masks, patches).pred_BMP)
+
+
+def test_softmax_targets_share_labels_and_sigmoid_targets_do_not():
+    labels = torch.tensor([[1, 3], [2, -1]])
+    assert class_targets(labels, 4, "softmax", 0.0).tolist() == [[0, 0.5, 0, 0.5], [0, 0, 1, 0]]
+    assert class_targets(labels, 4, "sigmoid", 0.0).tolist() == [[0, 1, 0, 1], [0, 0, 1, 0]]
+
+
+def test_the_losses_are_torchs():
+    logits, labels = torch.randn(5, 9), torch.randint(9, (5,))
+    ours = class_loss(logits, class_targets(labels[:, None], 9, "softmax", 0.1), "softmax")
+    torchs = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert ours.item() == pytest.approx(torchs.item(), rel=1e-6)
+    hot = torch.nn.functional.one_hot(labels, 9).float()
+    ours = class_loss(logits, class_targets(labels[:, None], 9, "sigmoid", 0.0), "sigmoid")
+    torchs = torch.nn.functional.binary_cross_entropy_with_logits(logits, hot) * 9
+    assert ours.item() == pytest.approx(torchs.item(), rel=1e-6)
+
+
+def test_the_mim_loss_does_not_depend_on_the_split_of_a_batch():
+    pred, codes = torch.randn(6, 5, 7), torch.randint(7, (6, 5))
+    weight = torch.rand(6, 5).softmax(dim=1)
+    parts = [mim_loss(pred[i : i + 2], codes[i : i + 2], weight[i : i + 2]) for i in (0, 2, 4)]
+    assert mim_loss(pred, codes, weight).item() == pytest.approx(sum(parts).item() / 3, rel=1e-6)
+
+
+def test_groups_see_whole_parameters_and_spare_biases_norms_and_tokens():
+    model = build("model.class_token=true", "mim.layout=clean_and_masked_tokens")
+    groups = parameter_groups(model, weight_decay=0.1, head_weight_decay=3.0, layer_decay=0.5)
+    decay = {n: g["weight_decay"] for g in groups for n in g["names"]}
+    scale = {n: g["lr_scale"] for g in groups for n in g["names"]}
+    for name, _ in model.named_parameters():
+        plain = name.endswith("bias") or "norm" in name or "token" in name or "pos_embed" in name
+        assert decay[name] == (0 if plain else 3.0 if name == "encoder.head.weight" else 0.1), name
+    assert scale["encoder.head.weight"] == scale["decoder.predict.weight"] == 1
+    assert scale["encoder.blocks.1.mlp.fc1.weight"] == 0.5
+    assert scale["encoder.patch_embed.proj.weight"] == scale["encoder.pos_embed"] == 0.125
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))

@@ -1,0 +1,98 @@
+"""Who may import whom, over the whole syntax tree, so that local imports count too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
+
+# Each room may import the rooms above it, and itself. A line is a room.
+ORDER = [
+    "errors", "units", "variants", "draws", "flops", "report",
+    "config",
+    "models",
+    "data",
+    "optim",
+    "assemble",
+    "engine",
+    "provenance", "weights", "evaluation", "pictures", "metrics",
+    "run",
+    "train", "finished",
+    "cli", "__main__",
+]  # fmt: skip
+FLOOR = {room: place for place, room in enumerate(ORDER)}
+# Strangers: neither may know the other although one stands above.
+STRANGERS = [("data", "models"), ("data", "config"), ("models", "config"), ("engine", "config"),
+             ("engine", "data"), ("models", "engine")]  # fmt: skip
+# Third-party packages that one module, or one room, owns.
+OWNERS = {
+    "deepspeed": {"engine/zero.py"},
+    "nvidia": {"data/dali.py"},
+    "yaml": {"config/load.py"},
+    "timm": {"models/encoder.py"},
+    "diffusers": {"models/targets.py"},
+    "sklearn": {"models/targets.py"},
+}
+TORCH_FREE = ["errors", "units", "variants", "draws", "flops", "report", "config"]
+
+
+def imports(path):
+    """Every imported module's dotted name, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_rooms_above_its_own(path):
+    mine = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "supmim_scale" or len(parts) < 2 or parts[1] not in FLOOR:
+            continue
+        theirs = parts[1]
+        assert FLOOR[theirs] <= FLOOR[mine], f"{mine} imports {theirs}, which stands below it"
+        assert (mine, theirs) not in STRANGERS, f"{mine} must not know {theirs}"
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_a_third_party_package_has_one_importer(package):
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+    assert found == OWNERS[package]
+
+
+def test_every_room_has_its_place():
+    assert {room(path) for path in FILES} == set(ORDER)
+
+
+def test_recipes_are_read_without_torch():
+    for path in FILES:
+        if room(path) in TORCH_FREE:
+            assert not any(name.split(".")[0] == "torch" for name in imports(path)), path
+
+
+def test_no_file_has_outgrown_a_room():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in FILES}
+    assert max(sizes.values()) <= 350, sizes
+
+
+def test_the_train_loop_fits_on_a_page():
+    tree = ast.parse((PACKAGE / "train.py").read_text())
+    (loop,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train")
+    assert loop.end_lineno - loop.lineno < 60
