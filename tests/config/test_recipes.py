@@ -61,8 +61,8 @@ def test_deepspeed_accepts_every_file_we_ship():
     assert {p.stem for p in folder.glob("*.json")} == {"zero1", "zero2", "zero3", "zero3_offload"}
     for path in folder.glob("*.json"):
         whole = complete_ds_config(
-            load_ds_config(path.stem), micro_batch=4, accumulation=1, precision="bf16", policy="selective",
-            clip_grad_norm=1.0, block_params=10**7,
+            load_ds_config(path.stem), micro_batch=4, accumulation=1, precision="bf16",
+            policy="selective", clip_grad_norm=1.0, block_params=10**7,
         )  # fmt: skip
         zero = deepspeed_config(**whole["zero_optimization"])
         assert zero.stage == json.loads(path.read_text())["zero_optimization"]["stage"]

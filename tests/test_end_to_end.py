@@ -1,0 +1,156 @@
+"""The commands as users type them, in processes of their own, on real JPEG shards."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, assert_refused, command
+from PIL import Image
+
+from supmim_scale import assemble
+from supmim_scale.config import load_config
+from supmim_scale.finished import last_weights
+from supmim_scale.weights import load_encoder
+
+PLAIN_TIMM = """
+import sys, torch
+try:  # a CPU torch beside PyPI's torchvision: timm cannot be imported there without these two
+    import importlib.util, glob
+    folder = importlib.util.find_spec("torchvision").submodule_search_locations[0]
+    torch.ops.load_library(glob.glob(folder + "/_C*")[0])
+except OSError:
+    ops = torch.library.Library("torchvision", "DEF")
+    ops.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    ops.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import timm
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+assert not any(name.startswith("supmim_scale") for name in sys.modules)
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def run_dir(shards, tmp_path_factory):
+    """A short ZeRO-3 run on two ranks with recomputation."""
+    folder = tmp_path_factory.mktemp("runs") / "zero3"
+    command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={shards}",
+            f"log.run_dir={folder}", "log.eval_every=2")  # fmt: skip
+    return folder
+
+
+def rows(folder, kind):
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def test_a_run_leaves_what_is_promised(run_dir):
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {"recipe.yaml", "ds_config.json", "run.json", "log.jsonl", "tensorboard",
+                     "codebook.safetensors", "reconstruction.png", "weights"}  # fmt: skip
+    facts = json.loads((run_dir / "run.json").read_text())
+    assert facts["versions"]["torch"] == torch.__version__
+    assert len(facts["digest"]) == 12
+    used = json.loads((run_dir / "ds_config.json").read_text())
+    assert used["zero_optimization"]["stage"] == 3
+    micro, accumulated = (
+        used["train_micro_batch_size_per_gpu"],
+        used["gradient_accumulation_steps"],
+    )
+    assert micro * accumulated * 2 == 8
+    with Image.open(run_dir / "reconstruction.png") as picture:
+        width, height = picture.size
+    assert width >= 4 * 128
+    assert height >= 3 * 128
+
+
+def test_a_log_step_has_every_figure(run_dir):
+    training = rows(run_dir, "train")
+    assert [row["steps_done"] for row in training] == [2, 4]
+    assert training[0].keys() >= {
+        "loss", "class_loss", "mim_loss", "top1", "lr", "grad_norm", "images_per_s", "data_wait",
+        "peak_memory_bytes", "eta_s", "skipped_steps", "step_time_s",
+    }  # fmt: skip
+    for row in training:
+        assert row["loss"] == pytest.approx(row["class_loss"] + row["mim_loss"], rel=1e-5)
+    assert [row["images"] for row in rows(run_dir, "eval")] == [33, 33]
+
+
+def test_tensorboard_has_the_curves_and_the_picture(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= {"train/loss", "train/lr", "eval/top1"}
+    assert events.Tags()["images"] == ["reconstruction"]
+    curve = [event.value for event in events.Scalars("train/loss")]
+    assert curve == pytest.approx([row["loss"] for row in rows(run_dir, "train")], rel=1e-6)
+
+
+def test_sharded_training_of_real_jpegs_equals_plain_pytorch(run_dir, shards, tmp_path):
+    """Order, crops, flips, masks and codebook are the same on one rank and on two."""
+    command("train", "smoke", *SMALL, f"input.root={shards}", f"log.run_dir={tmp_path}/plain",
+            "engine.kind=plain", "engine.activation_checkpointing=none")  # fmt: skip
+    sharded, plain = rows(run_dir, "train"), rows(tmp_path / "plain", "train")
+    for a, b in zip(sharded, plain, strict=True):
+        for name in ("loss", "class_loss", "mim_loss", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5)
+        assert a["top1"] == b["top1"]
+
+
+def test_eval_counts_every_image_once_on_one_and_three_ranks(run_dir, shards):
+    root = f"input.root={shards}"
+    alone = json.loads(command("eval", run_dir, root).stdout)
+    assert alone["images"] == 33
+    assert alone["weights"] == "ema"
+    assert alone["top1"] == rows(run_dir, "eval")[-1]["top1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
+         "-m", "supmim_scale", "eval", run_dir, root],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    assert json.loads(line) == alone
+
+
+def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path):
+    """No overhead at inference: nothing of ours is needed, or left, after training."""
+    command("export", run_dir, tmp_path / "export")
+    images = torch.randn(3, 3, 48, 48)
+    torch.save(images, tmp_path / "images.pt")
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_TIMM, tmp_path / "export", tmp_path / "images.pt",
+         tmp_path / "logits.pt"],
+        check=True, cwd=tmp_path,
+    )  # fmt: skip
+    encoder = assemble.encoder(load_config(str(run_dir / "recipe.yaml"))).eval()
+    load_encoder(encoder, last_weights(run_dir))
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), encoder(images))
+
+
+def test_report_compares_runs(run_dir):
+    table = command("report", run_dir, run_dir).stdout
+    for word in ("held-out top-1", "images/s", "peak memory", "reconstruction.png", "localhost"):
+        assert word in table
+
+
+def test_a_second_run_does_not_overwrite_the_first(run_dir, shards):
+    done = command("train", "smoke", *SMALL, f"input.root={shards}", f"log.run_dir={run_dir}",
+                   check=False)  # fmt: skip
+    assert_refused(done, "log.run_dir", "new folder")
+
+
+def test_mistakes_end_before_any_rank_starts(shards, tmp_path):
+    done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={shards}",
+                   "model.num_classes=3", f"log.run_dir={tmp_path}/run", check=False)  # fmt: skip
+    assert_refused(done, "model.num_classes=16")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    assert_refused(command("eval", tmp_path, check=False), "no recipe.yaml")
+    assert_refused(command("export", tmp_path, tmp_path / "out", check=False), "no recipe.yaml")
+    assert_refused(command("report", tmp_path, check=False), "no log.jsonl")
