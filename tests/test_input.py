@@ -36,9 +36,9 @@ def test_a_view_is_what_pil_makes_of_the_same_window(shards):
         small = window.resize((32, 32), Image.Resampling.BILINEAR)
         expected = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
         levels = (view - expected).abs() * 127.5
-        # the resizers round differently, and chroma at the window's edge is upsampled differently
-        assert levels.mean() < 0.5
-        assert levels.max() < 8
+        # Rounding inside; at the window's edge chroma is upsampled from the window alone.
+        assert levels[:, 2:-2, 2:-2].max() < 1.01
+        assert levels.mean() < 0.3
 
 
 def test_exif_orientation_is_left_alone_as_in_pil(tmp_path):

@@ -26,10 +26,13 @@ def view_pipeline(
     orientation is not applied, as in PIL and torchvision.
     """
     encoded, anchors, shapes, flips = fn.external_source(
-        source=source, num_outputs=4, batch=True, dtype=[types.UINT8, *[types.INT32] * 3],
+        source=source,
+        num_outputs=4,
+        batch=True,
+        dtype=[types.UINT8, *[types.INT32] * 3],
         ndim=[1, 1, 1, 0],
     )
-    options = {"hw_decoder_load": hw_decoder_load} if decoder == "mixed" else {}
+    gpu_options: dict[str, Any] = {"hw_decoder_load": hw_decoder_load}
     images = fn.decoders.image_slice(
         encoded,
         anchors,
@@ -40,7 +43,7 @@ def view_pipeline(
         normalized_shape=False,
         output_type=types.RGB,
         adjust_orientation=False,
-        **options,
+        **(gpu_options if decoder == "mixed" else {}),
     )
     images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
     return fn.crop_mirror_normalize(

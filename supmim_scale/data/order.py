@@ -53,8 +53,6 @@ class SampleOrder:
 
     def _make_window_ids(self, epoch: int, window: int) -> NDArray[np.int64]:
         shards = self._epoch_windows(epoch)[0][window * self._window : (window + 1) * self._window]
-        ids = np.concatenate(
-            [np.arange(self._starts[s], self._starts[s + 1]) for s in shards]
-        )
+        ids = np.concatenate([np.arange(self._starts[s], self._starts[s + 1]) for s in shards])
         rng = draws.generator(draws.ORDER, self._seed, epoch, window + 1)
         return rng.permutation(ids)

@@ -8,7 +8,7 @@ truncated tars.
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +126,10 @@ def scan_shard(shard: Path) -> ShardIndex:
                 elif extension == LABEL_EXTENSION:
                     _require_new(key, labels, shard)
                     file = tar.extractfile(member)
-                    labels[key] = parse_labels(file.read() if file else b"", f"{shard}: {key}.cls")
+                    text = file.read() if file else b""
+                    labels[key] = parse_labels(text, f"{shard}: {key}.cls")
     except (tarfile.TarError, OSError) as error:
-        raise UserError(str(shard), str(error), "a whole tar file", "fetch the shard again") from None
+        raise UserError(str(shard), str(error), "a whole tar", "fetch the shard again") from None
     for key in images.keys() - labels.keys():
         raise UserError(f"{shard}: {key}", "no .cls", "an image and its label", "pack it again")
     width = max((len(ids) for ids in labels.values()), default=1)
@@ -156,7 +157,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _require_new(key: str, seen: dict[str, object], shard: Path) -> None:  # type: ignore[type-arg]
+def _require_new(key: str, seen: Container[str], shard: Path) -> None:
     if key in seen:
         raise UserError(f"{shard}: {key}", "the key twice", "one sample a key", "pack it again")
 

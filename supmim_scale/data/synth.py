@@ -27,8 +27,12 @@ HUES = ("red", "green", "blue", "yellow")
 TEXTURES = ("level stripes", "upright stripes", "checker", "dots")
 CLASSES = tuple(f"{hue} {texture}" for hue in HUES for texture in TEXTURES)
 
-_INK = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.7, 0.1), "blue": (0.1, 0.2, 0.9),
-        "yellow": (0.9, 0.8, 0.1)}
+_INK = {
+    "red": (0.9, 0.1, 0.1),
+    "green": (0.1, 0.7, 0.1),
+    "blue": (0.1, 0.2, 0.9),
+    "yellow": (0.9, 0.8, 0.1),
+}
 
 _SPLITS = ("train", "val")
 _QUALITY = 90
@@ -50,7 +54,7 @@ def write_synthetic(out: Path, spec: SynthSpec, workers: int) -> dict[str, int]:
     """Write `out`/train and `out`/val shards; returns images a split. Whole shards are kept,
     so that a second call finishes an interrupted one."""
     if min(spec.width, spec.height) < 16 or min(spec.num_train, spec.num_val, spec.shard_size) < 1:
-        raise UserError("data synth", f"{spec}", "16 pixels and 1 image or more", "raise the number")
+        raise UserError("data synth", f"{spec}", "16 pixels and 1 image or more", "raise it")
     jobs = []
     for split, total in zip(_SPLITS, (spec.num_train, spec.num_val), strict=True):
         (out / split).mkdir(parents=True, exist_ok=True)
@@ -59,8 +63,15 @@ def write_synthetic(out: Path, spec: SynthSpec, workers: int) -> dict[str, int]:
             if not path.exists():
                 jobs.append((path, split, start, min(start + spec.shard_size, total)))
     with ProcessPoolExecutor(workers) as pool:
-        list(tqdm(pool.map(partial(_write, spec), jobs), "synth", len(jobs), unit="shard",
-                  disable=None))
+        list(
+            tqdm(
+                pool.map(partial(_write, spec), jobs),
+                "synth",
+                len(jobs),
+                unit="shard",
+                disable=None,
+            )
+        )
     (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return {"train": spec.num_train, "val": spec.num_val}
 
@@ -132,7 +143,8 @@ def _inside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
         return np.maximum(abs(u), abs(v)) < 0.85
     if shape == "triangle":
         return (v > -0.55) & (v < 1.1 - 1.75 * abs(u))
-    return (radius < 1.05) & (radius > 0.5)
+    ring: NDArray[np.bool_] = (radius < 1.05) & (radius > 0.5)
+    return ring
 
 
 def _texture(
@@ -152,4 +164,4 @@ def _texture(
         ink = np.sin(a / 2) * np.sin(b / 2) > 0
     else:
         ink = np.cos(a) + np.cos(b) > 0.5
-    return ink.astype(np.float64)
+    return np.where(ink, 1.0, 0.0)
