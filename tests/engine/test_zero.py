@@ -9,7 +9,8 @@ from supmim_scale.models.joint import LAYOUTS
 
 STAGES = {"zero1": "zero1", "zero2": "zero2", "zero3": "tests/ds/zero3_bare.json"}
 POLICIES = ("none", "full", "every_k", "selective")
-FP32, BF16 = 1e-5, 2e-2
+FP32, BF16 = 1e-5, 2e-2  # of losses
+DERIVED = 1e-4  # of gradient norms and weights, where 20 steps of Adam enlarge rounding
 
 # What a job trains, beside the plain run of the same options.
 OPTIONS = {layout: [f"mim.layout={layout}"] for layout in LAYOUTS} | {
@@ -85,8 +86,8 @@ def gap(found, expected, key):
 def test_sharded_training_equals_plain_pytorch(sharded, plain, layout, stage, policy):
     found = sharded[0][f"{layout}/{stage}/{policy}"]
     assert gap(found, plain[layout], "losses") < FP32
-    assert gap(found, plain[layout], "norms") < FP32
-    assert gap(found, plain[layout], "weights") < FP32
+    assert gap(found, plain[layout], "norms") < DERIVED
+    assert gap(found, plain[layout], "weights") < DERIVED
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIONS if n not in (*LAYOUTS, "skipped step")])
@@ -94,7 +95,7 @@ def test_every_option_equals_plain_pytorch(sharded, plain, name):
     """Accumulation included: a stale gradient of the window before would show in the norm."""
     found = sharded[0][f"{name}/zero3/full"]
     assert gap(found, plain[name], "losses") < FP32
-    assert gap(found, plain[name], "norms") < FP32
+    assert gap(found, plain[name], "norms") < DERIVED
 
 
 def test_offloading_to_the_host_changes_nothing(sharded, plain):
@@ -124,7 +125,7 @@ def test_the_initialisation_survives_partitioning(sharded):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_moving_average_of_shards_is_the_average_of_the_whole(sharded, plain, stage):
     found = sharded[0][f"clean_and_masked/{stage}/full"]
-    assert gap(found, plain["clean_and_masked"], "ema") < FP32
+    assert gap(found, plain["clean_and_masked"], "ema") < DERIVED
     assert found["ema"] != found["weights"]
 
 
