@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from supmim_scale.config.schema import RunConfig
-from supmim_scale.errors import UserError
 from supmim_scale.flops import JointShape
 from supmim_scale.models.encoder import (
     Geometry,
@@ -82,18 +81,6 @@ def joint_shape(config: RunConfig, out_features: int) -> JointShape:
         decoder_depth=config.model.decoder_depth,
         out_features=out_features,
     )
-
-
-def target_features(config: RunConfig, patch_size: int) -> int:
-    """Values or codes a patch where the target's name alone tells them.
-
-    Raises `UserError` for vqgan, whose checkpoint must be opened.
-    """
-    if config.mim.target == "pixel":
-        return int(3 * patch_size**2)
-    if config.mim.target == "codebook":
-        return config.mim.codebook_size
-    raise UserError("mim.target", "vqgan", "pixel or codebook", "its codes are in its checkpoint")
 
 
 def _shape_arguments(config: RunConfig) -> dict[str, Any]:

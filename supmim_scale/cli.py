@@ -36,6 +36,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("supmim-scale", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
+    # DeepSpeed's launcher passes the rank this way too; the environment has it already.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a recipe, evaluate, save weights")

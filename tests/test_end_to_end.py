@@ -1,8 +1,10 @@
 """The commands as users type them, in processes of their own, on real JPEG shards."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +131,19 @@ def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path)
     load_encoder(encoder, last_weights(run_dir))
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "logits.pt"), encoder(images))
+
+
+def test_deepspeeds_launcher_starts_a_run(run_dir, shards, tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2", "--module",
+         "supmim_scale", "train", "smoke", *SMALL, f"input.root={shards}",
+         f"log.run_dir={tmp_path}/run"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+             "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert rows(tmp_path / "run", "train")[-1]["loss"] == rows(run_dir, "train")[-1]["loss"]
 
 
 def test_report_compares_runs(run_dir):

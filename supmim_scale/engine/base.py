@@ -1,6 +1,5 @@
 """What the training loop asks of an engine, and the choice between the two there are."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,10 +40,6 @@ class Engine(Protocol):
 
     def named_weights(self, *, ema: bool) -> "dict[str, Tensor]":
         """Collective, waits: whole fp32 weights on the CPU of rank 0; empty elsewhere."""
-        ...
-
-    def full_module(self) -> AbstractContextManager[JointModel]:
-        """Collective: the module with all its weights gathered, for a forward without backward."""
         ...
 
 

@@ -1,7 +1,5 @@
 """The reference engine: one process, PyTorch alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,8 +59,3 @@ class PlainEngine:
             with self._ema.swapped_in():
                 return self.named_weights(ema=False)
         return {n: p.detach().float().cpu().clone() for n, p in self._model.named_parameters()}
-
-    @contextmanager
-    def full_module(self) -> Iterator[JointModel]:
-        """The module itself."""
-        yield self._model

@@ -138,18 +138,27 @@ def _from_slurm(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _first_host(node_list: str) -> str:
+    """An address of the list's first node that this node can reach: its name if it resolves,
+    else the address that Slurm itself uses."""
+    name = _scontrol("hostnames", node_list).split()[0]
+    try:
+        socket.getaddrinfo(name, None)
+    except socket.gaierror:
+        fields = dict(word.split("=", 1) for word in _scontrol("node", name).split() if "=" in word)
+        return fields.get("NodeAddr", name)
+    return name
+
+
+def _scontrol(kind: str, name: str) -> str:
     try:
         answer = subprocess.run(
-            ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True
+            ["scontrol", "show", kind, name], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            "SLURM_STEP_NODELIST",
-            f"{node_list} ({error})",
-            "scontrol to expand it",
-            "export MASTER_ADDR=FIRST_HOST",
+            f"scontrol show {kind} {name}", str(error), "the node", "export MASTER_ADDR=FIRST_HOST"
         ) from None
-    return answer.stdout.split()[0]
+    return answer.stdout
 
 
 def _device(local_rank: int) -> torch.device:

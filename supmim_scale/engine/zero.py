@@ -6,8 +6,6 @@ Workarounds here name what they work around; versions are DeepSpeed's.
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,13 +117,6 @@ class ZeroEngine:
             if self._engine.global_rank == 0:
                 weights[name] = whole.detach().float().cpu().clone()
         return weights
-
-    @contextmanager
-    def full_module(self) -> Iterator[JointModel]:
-        """Collective: the module with its weights gathered on every rank."""
-        params = list(self._engine.module.parameters())
-        with deepspeed.zero.GatheredParameters(params, enabled=self._stage == 3):
-            yield self._engine.module
 
 
 def _gather_outer_parameters_with_root(model: JointModel) -> None:
