@@ -23,8 +23,10 @@ export SUPMIM_HOME=$home
 source "$home/slurm/site.sh"
 
 recipe=vitl16_in21k
+data=(input.root="$SUPMIM_DATA/imagenet-21k")
 if [[ $# -gt 0 && $1 != *=* && $1 != --* ]]; then
   recipe=$1
+  data=() # another recipe names its own input.root, or the command line does
   shift
 fi
 
@@ -43,5 +45,4 @@ fi
 
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --kill-on-bad-exit=1 "$SUPMIM_PYTHON" -m supmim_scale train "$recipe" \
-  input.root="$SUPMIM_DATA/imagenet-21k" \
-  log.run_dir="$SUPMIM_RUNS/${SLURM_JOB_NAME}_${SLURM_JOB_ID}" "$@"
+  log.run_dir="$SUPMIM_RUNS/${SLURM_JOB_NAME}_${SLURM_JOB_ID}" ${data[@]+"${data[@]}"} "$@"
