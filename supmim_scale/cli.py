@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
-from supmim_scale.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from supmim_scale.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,11 +118,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from supmim_scale.engine import join_world, leave_world
     from supmim_scale.train import train
 
+    # Left in order only after success: a rank that fails must end at once, not wait for others.
     world = join_world()
-    try:
-        train(config, world, _run_dir(arguments, config.log.run_dir))
-    finally:
-        leave_world(world)
+    train(config, world, _run_dir(arguments, config.log.run_dir))
+    leave_world(world)
     return EXIT_DONE
 
 
@@ -132,7 +133,9 @@ def _launch(arguments: argparse.Namespace) -> int:
         f"--nproc-per-node={arguments.ranks}", "-m", "supmim_scale",
         "train", arguments.recipe, *arguments.overrides,
     ]  # fmt: skip
-    return subprocess.run(command, check=False).returncode
+    threads = str(max(1, len(os.sched_getaffinity(0)) // arguments.ranks))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    return subprocess.run(command, check=False, env=environment).returncode
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -161,10 +164,8 @@ def _eval(arguments: argparse.Namespace) -> int:
     from supmim_scale.finished import evaluate_run
 
     world = join_world()
-    try:
-        evaluate_run(arguments.run_dir, arguments.weights, arguments.overrides, world)
-    finally:
-        leave_world(world)
+    evaluate_run(arguments.run_dir, arguments.weights, arguments.overrides, world)
+    leave_world(world)
     return EXIT_DONE
 
 

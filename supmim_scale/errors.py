@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # by Ctrl-C, as shells say it
 
 
 class UserError(Exception):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,21 @@ def test_mistakes_end_before_any_rank_starts(shards, tmp_path):
                    "model.num_classes=3", f"log.run_dir={tmp_path}/run", check=False)  # fmt: skip
     assert_refused(done, "model.num_classes=16")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_fails_ends_the_job_at_once(shards, tmp_path):
+    """A shard cut after it was indexed: no rank may wait for the one that found out."""
+    shutil.copytree(shards, tmp_path / "cut")
+    shard = tmp_path / "cut/train/train-000002.tar"
+    size, stamp = shard.stat().st_size, shard.stat().st_mtime_ns
+    command("check", "smoke", *SMALL, f"input.root={tmp_path}/cut")
+    os.truncate(shard, 1024)
+    os.truncate(shard, size)  # the same length and time, but the images are gone
+    os.utime(shard, ns=(stamp, stamp))
+    done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={tmp_path}/cut",
+                   f"log.run_dir={tmp_path}/run", check=False, timeout=120)  # fmt: skip
+    assert done.returncode != 0
+    assert not (tmp_path / "run/weights").exists()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -169,3 +169,11 @@ def test_synthetic_images_are_functions_of_their_number(tmp_path):
                      "--shard-size", "4", "--size", "64x48", "--workers", "1"]) == 0  # fmt: skip
     a, b = ((tmp_path / name / "train/train-000001.tar").read_bytes() for name in ("a", "b"))
     assert a == b
+
+
+def test_another_synthetic_set_does_not_mix_into_an_old_one(tmp_path, capsys):
+    make = ["data", "synth", str(tmp_path), "--train", "2", "--val", "1", "--workers", "1"]
+    assert main(make) == 0
+    assert main(make) == 0
+    assert main([*make, "--seed", "1"]) == 2
+    assert "another folder" in capsys.readouterr().err

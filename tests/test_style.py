@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["shellcheck", "-x", *(str(p) for p in sorted(ROOT.glob("slurm/*.sh"))), ".ci/run"],
+        ["shellcheck", "-x", *(str(p) for p in sorted(ROOT.glob("*/*.sh"))), ".ci/run"],
     ],
     ids=lambda check: " ".join(check[:2])[:20],
 )

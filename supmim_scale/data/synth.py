@@ -7,9 +7,10 @@ number) alone.
 """
 
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +52,14 @@ class SynthSpec:
 
 
 def write_synthetic(out: Path, spec: SynthSpec, workers: int) -> dict[str, int]:
-    """Write `out`/train and `out`/val shards; returns images a split. Whole shards are kept,
-    so that a second call finishes an interrupted one."""
+    """Write `out`/train and `out`/val shards; returns images a split.
+
+    Whole shards are kept, so that a second call finishes an interrupted one; a call that asks for
+    another set in the same folder is refused.
+    """
     if min(spec.width, spec.height) < 16 or min(spec.num_train, spec.num_val, spec.shard_size) < 1:
         raise UserError("data synth", f"{spec}", "16 pixels and 1 image or more", "raise it")
+    _require_same_set(out, spec)
     jobs = []
     for split, total in zip(_SPLITS, (spec.num_train, spec.num_val), strict=True):
         (out / split).mkdir(parents=True, exist_ok=True)
@@ -74,6 +79,17 @@ def write_synthetic(out: Path, spec: SynthSpec, workers: int) -> dict[str, int]:
         )
     (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return {"train": spec.num_train, "val": spec.num_val}
+
+
+def _require_same_set(out: Path, spec: SynthSpec) -> None:
+    """Note down what `out` holds. Raises `UserError` if it was begun for another set."""
+    note, wanted = out / "synth.json", json.dumps(asdict(spec))
+    if note.exists() and note.read_text() != wanted:
+        raise UserError(
+            str(out), f"a set of {note.read_text()}", wanted, "name another folder or remove it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(wanted)
 
 
 def draw_image(spec: SynthSpec, label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
