@@ -28,6 +28,7 @@ from supmim_scale.models.targets import (
     PixelTarget,
     VqganTarget,
     fit_codebook,
+    require_vqgan_folder,
 )
 from supmim_scale.provenance import provenance
 
@@ -69,6 +70,8 @@ def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
     Raises `UserError`. Makes missing shard indexes.
     """
     accumulation_steps(config, world_size)
+    if config.mim.weight and config.mim.target == "vqgan":
+        require_vqgan_folder(config.mim.vqgan)
     if config.engine.kind == "deepspeed":
         load_ds_config(config.engine.ds_config)
     shape = assemble.encoder_geometry(config)

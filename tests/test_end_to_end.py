@@ -1,6 +1,7 @@
 """The commands as users type them, in processes of their own, on real JPEG shards."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from PIL import Image
 
 from supmim_scale import assemble
 from supmim_scale.config import load_config
+from supmim_scale.data.dataset import open_dataset
+from supmim_scale.data.shards import write_shard
 from supmim_scale.finished import last_weights
 from supmim_scale.weights import load_encoder
 
@@ -145,6 +148,40 @@ def test_deepspeeds_launcher_starts_a_run(run_dir, shards, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert rows(tmp_path / "run", "train")[-1]["loss"] == rows(run_dir, "train")[-1]["loss"]
+
+
+def test_a_vqgan_gives_the_targets_and_the_pictures(shards, tmp_path):
+    from diffusers import VQModel
+
+    VQModel(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32, vq_embed_dim=4,
+        latent_channels=4, norm_num_groups=4,
+    ).save_pretrained(tmp_path / "vqgan", safe_serialization=True)  # fmt: skip
+    options = ["mim.target=vqgan", f"mim.vqgan={tmp_path}/vqgan", "engine.kind=plain"]
+    command("train", "smoke", *SMALL, *options, f"input.root={shards}",
+            f"log.run_dir={tmp_path}/run")  # fmt: skip
+    assert rows(tmp_path / "run", "train")[0]["mim_loss"] == pytest.approx(math.log(32), rel=0.1)
+    assert (tmp_path / "run/reconstruction.png").exists()
+    done = command("check", "smoke", "mim.target=vqgan", "mim.vqgan=nowhere", check=False)
+    assert_refused(done, "mim.vqgan", "config.json")
+
+
+def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
+    """And are refused with softmax."""
+    train = open_dataset(shards, "train", "train", None, 16, single_label=True)
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        samples = ((f"{i}", train.read(i).tobytes(), "jpg", f"{i % 5} {i % 7 + 5}")
+                   for i in range(16))  # fmt: skip
+        write_shard(tmp_path / split / "x.tar", samples)
+    root = f"input.root={tmp_path}"
+    assert_refused(command("check", "smoke", root, check=False), "loss.kind=sigmoid")
+    command("train", "smoke", *SMALL, root, "loss.kind=sigmoid", "engine.kind=plain",
+            "mim.target=pixel", f"log.run_dir={tmp_path}/run")  # fmt: skip
+    # 16 sigmoids at the prior 1/16, two labels: -2 log(1/16) - 14 log(15/16)
+    first = rows(tmp_path / "run", "train")[0]["class_loss"]
+    assert first == pytest.approx(2 * math.log(16) + 14 * math.log(16 / 15), rel=0.1)
 
 
 def test_report_compares_runs(run_dir):

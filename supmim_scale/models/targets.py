@@ -167,7 +167,15 @@ class VqganTarget:
         return F.interpolate(unit, (self._side, self._side), mode="bicubic", antialias=True) * 2 - 1
 
 
+def require_vqgan_folder(folder: str | None) -> None:
+    """Raise `UserError` unless `folder` looks like a saved diffusers model."""
+    if folder is None or not (Path(folder) / "config.json").is_file():
+        fix = "point mim.vqgan at a folder with config.json and safetensors"
+        raise UserError("mim.vqgan", f"no config.json in {folder}", "a diffusers VQModel", fix)
+
+
 def _load_vqgan(folder: str):  # type: ignore[no-untyped-def]
+    require_vqgan_folder(folder)
     try:
         from diffusers import VQModel
     except ImportError:

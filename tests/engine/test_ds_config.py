@@ -1,0 +1,51 @@
+import subprocess
+import sys
+
+import pytest
+
+from supmim_scale.engine.ds_config import complete_ds_config, load_ds_config
+
+
+def complete(name, **changes):
+    values = {"micro_batch": 4, "accumulation": 2, "precision": "bf16", "policy": "full",
+              "clip_grad_norm": 1.0, "block_params": 25 * 10**6}  # fmt: skip
+    return complete_ds_config(load_ds_config(name), **{**values, **changes})
+
+
+def test_the_recipes_numbers_are_the_only_source():
+    whole = complete("zero1")
+    assert whole["train_micro_batch_size_per_gpu"] == 4
+    assert whole["gradient_accumulation_steps"] == 2
+    assert whole["gradient_clipping"] == 1.0
+    assert whole["bf16"] == {"enabled": True}
+    assert whole["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+def test_stage_3_holds_a_few_blocks_and_not_the_model():
+    """DeepSpeed's default of 1e9 live parameters would keep a ViT-g whole on every rank."""
+    zero = complete("zero3")["zero_optimization"]
+    assert zero["stage3_max_live_parameters"] == 10**8
+    assert zero["stage3_prefetch_bucket_size"] == 5 * 10**7
+    assert "stage3_max_live_parameters" not in complete("zero2")["zero_optimization"]
+
+
+def test_the_files_own_knobs_win(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 7}}')
+    assert complete(str(path))["zero_optimization"]["stage3_max_live_parameters"] == 7
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("selective", False), ("full", None)])
+def test_selective_checkpointing_keeps_torchs_linear(policy, expected):
+    zero = complete("zero3", policy=policy)["zero_optimization"]
+    assert zero.get("memory_efficient_linear") is expected
+
+
+def test_a_cpu_start_compiles_nothing():
+    """The shared-memory extension and the CPU Adam cost half a minute each when cold."""
+    code = (
+        "import supmim_scale.engine.zero, deepspeed;"
+        "assert deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] is False"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert complete("zero3_offload")["zero_force_ds_cpu_optimizer"] is False
