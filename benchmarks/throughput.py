@@ -158,7 +158,7 @@ def job_config(job: dict[str, Any]) -> RunConfig:
             f"mim.layout={job['layout']}", f"mim.codebook_size={CODES}",
             f"engine.activation_checkpointing={job['policy']}",
             f"engine.precision={job['precision']}", "engine.micro_batch=null",
-            f"optim.global_batch={job['micro_batch'] * ranks}",
+            "optim.lr=1e-4", f"optim.global_batch={job['micro_batch'] * ranks}",
         ],
     )  # fmt: skip
 
