@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
-from supmim_scale.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from supmim_scale.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, RankError, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except UserError as error:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        if isinstance(error, RankError) or rank == "0":
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

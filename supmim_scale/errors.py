@@ -22,6 +22,13 @@ class UserError(Exception):
         return f"{self.where}: found {self.found}; expected {self.expected}; {self.fix}"
 
 
+class RankError(UserError):
+    """A `UserError` that this rank alone has met, so that it must say it itself.
+
+    Every other `UserError` is met by all ranks alike, and rank 0 speaks for them.
+    """
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Advice naming the known words closest to `word`, or all of them if none is close."""
     known = sorted(known)

@@ -215,6 +215,7 @@ def test_a_rank_that_fails_ends_the_job_at_once(shards, tmp_path):
     done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={tmp_path}/cut",
                    f"log.run_dir={tmp_path}/run", check=False, timeout=120)  # fmt: skip
     assert done.returncode != 0
+    assert "train-000002.tar, sample" in done.stderr
     assert not (tmp_path / "run/weights").exists()
 
 

@@ -13,6 +13,8 @@ from supmim_scale.data import views
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
+from supmim_scale.data.shards import write_shard
+from supmim_scale.errors import RankError
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 
 SETTINGS = ViewSettings(32, 0.5, 0.5, (0.3, 1.0), True, 1.0, "cpu", 0.65, 2, 2)
@@ -151,6 +153,24 @@ def test_pack_refuses_a_missing_file_before_writing(tmp_path, capsys):
     assert main(["data", "pack", str(tmp_path / "list.csv"), str(tmp_path / "out")]) == 2
     assert "line 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: data[:-2], lambda data: b"no image", bytes],
+    ids=["cut in half", "end marker gone", "text", "empty"],
+)
+def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, shards, damage):
+    whole = dataset(shards)
+    images = [whole.read(i).tobytes() for i in range(8)]
+    images[5] = b"" if damage is bytes else damage(images[5])
+    (tmp_path / "train").mkdir()
+    samples = ((f"{i}", data, "jpg", "0") for i, data in enumerate(images))
+    write_shard(tmp_path / "train/x.tar", samples)
+    bad = dataset(tmp_path)
+    batches = evaluation_batches(bad, SETTINGS, batch=4, rank=0, world_size=1, device=CPU)
+    with pytest.raises(RankError, match=r"x\.tar, sample 5"):
+        list(batches)
 
 
 def test_the_gpu_pipeline_is_well_formed():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from supmim_scale.data.shards import ShardIndex, find_shards, load_index
-from supmim_scale.errors import UserError
+from supmim_scale.errors import RankError, UserError
 
 _OPEN_FILES = 128
 _INDEX_THREADS = 8  # reading tar headers waits for the disk
@@ -50,13 +50,18 @@ class Dataset:
         size = int(index.size[row])
         data = os.pread(self._open(index.path).fd, size, int(index.offset[row]))
         if len(data) != size:
-            raise UserError(
-                f"{index.path}, sample {row}",
+            raise RankError(
+                self.name_of(sample),
                 f"{len(data)} of {size} bytes",
                 "the shard as it was indexed",
                 "restore the shard",
             )
         return np.frombuffer(data, dtype=np.uint8)
+
+    def name_of(self, sample: int) -> str:
+        """Where a sample lies, for messages."""
+        index, row = self._locate(sample)
+        return f"{index.path}, sample {row}"
 
     def labels(self, samples_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B, L) label ids padded with -1."""

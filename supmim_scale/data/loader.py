@@ -14,7 +14,13 @@ from supmim_scale import draws
 from supmim_scale.data.dali import ViewPipeline
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, image_size, random_window
+from supmim_scale.data.views import (
+    DRAWS_PER_CROP,
+    centre_window,
+    image_size,
+    random_window,
+    require_decodable,
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,8 @@ def training_batches(
                 yield place * micro_batch
             step += 1
 
-    def windows(ids_B: Any, epochs_B: Any, encoded: list[NDArray[np.uint8]]) -> Any:
+    def windows(ids_B: Any, epochs_B: Any, sizes: list[tuple[int, int]]) -> Any:
         u_BC = draws.uniform(draws.CROP, seed, epochs_B, ids_B, DRAWS_PER_CROP)
-        sizes = (image_size(data) for data in encoded)
         return [
             random_window(*size, settings.crop_scale, u_C)
             for size, u_C in zip(sizes, u_BC, strict=True)
@@ -102,8 +107,8 @@ def evaluation_batches(
         for part in (ids[i : i + batch] for i in range(0, len(ids), batch))
     )
 
-    def windows(ids_B: Any, epochs_B: Any, encoded: list[NDArray[np.uint8]]) -> Any:
-        return [centre_window(*image_size(data), settings.eval_crop) for data in encoded]
+    def windows(ids_B: Any, epochs_B: Any, sizes: list[tuple[int, int]]) -> Any:
+        return [centre_window(*size, settings.eval_crop) for size in sizes]
 
     def flips(ids_B: Any, epochs_B: Any) -> Any:
         return np.zeros(len(ids_B), dtype=bool)
@@ -125,9 +130,13 @@ def _batches(
 
     def source() -> tuple[Any, Any, Any, Any]:
         epochs_B, ids_B = next(chunks)
-        encoded = [dataset.read(int(sample)) for sample in ids_B]
-        boxes_B4 = np.array(windows(ids_B, epochs_B, encoded), dtype=np.int32)
         queue.append((epochs_B, ids_B))
+        encoded = [dataset.read(int(sample)) for sample in ids_B]
+        sizes = [
+            image_size(data, dataset.name_of(int(i)))
+            for i, data in zip(ids_B, encoded, strict=True)
+        ]
+        boxes_B4 = np.array(windows(ids_B, epochs_B, sizes), dtype=np.int32)
         flips_B = flips(ids_B, epochs_B).astype(np.int32)
         return encoded, boxes_B4[:, :2].copy(), boxes_B4[:, 2:].copy(), flips_B
 
@@ -148,6 +157,11 @@ def _batches(
             images_BCHW = pipeline.next()
         except StopIteration:
             return
+        except RuntimeError as error:  # DALI does not say which sample it could not decode
+            for _, ids_B in queue:
+                for sample in ids_B:
+                    require_decodable(dataset.read(int(sample)), dataset.name_of(int(sample)))
+            raise error
         epochs_B, ids_B = queue.popleft()
         labels_BL = torch.from_numpy(dataset.labels(ids_B)).to(device, non_blocking=True)
         yield Batch(images_BCHW, labels_BL, ids_B, epochs_B)

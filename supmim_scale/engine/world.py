@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import distributed as dist
 
-from supmim_scale.errors import UserError
+from supmim_scale.errors import RankError, UserError
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
@@ -168,7 +168,7 @@ def _device(local_rank: int) -> torch.device:
     if visible == 1:  # the launcher bound one GPU to each task
         return torch.device("cuda", 0)
     if local_rank >= visible:
-        raise UserError(
+        raise RankError(
             f"local rank {local_rank}",
             f"{visible} visible GPUs",
             "a GPU a rank",
