@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
+from supmim_scale.data_commands import add_data_commands
 from supmim_scale.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, RankError, UserError
 
 
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
     report.set_defaults(run=_report)
 
-    _add_data_commands(commands.add_parser("data", help="make and pack data sets"))
+    add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
     return parser
 
 
@@ -84,27 +85,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument("--weights", type=Path, help="a weights file; default: the run's last")
-
-
-def _add_data_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    synth = commands.add_parser("synth", help="make a data set of procedural JPEGs")
-    synth.add_argument("out", type=Path, help="folder for train/ and val/ shards")
-    synth.add_argument("--size", default="80x72", help="pixels; 500x375 is ImageNet-like")
-    synth.add_argument("--train", type=int, default=4096, help="training images")
-    synth.add_argument("--val", type=int, default=1024, help="held-out images")
-    synth.add_argument("--shard-size", type=int, default=512, help="images a shard")
-    synth.add_argument("--seed", type=int, default=0)
-    synth.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    synth.set_defaults(run=_synth)
-
-    pack = commands.add_parser("pack", help="pack a folder a class, or a CSV, into shards")
-    pack.add_argument("source", type=Path, help="folder of class folders, or a path,label CSV")
-    pack.add_argument("out", type=Path, help="folder for the shards")
-    pack.add_argument("--shard-size", type=int, default=5000, help="images a shard")
-    pack.add_argument("--seed", type=int, default=0, help="of the global shuffle")
-    pack.set_defaults(run=_pack)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -182,29 +162,6 @@ def _report(arguments: argparse.Namespace) -> int:
     from supmim_scale.report import report
 
     print(report(arguments.run_dirs))
-    return EXIT_DONE
-
-
-def _synth(arguments: argparse.Namespace) -> int:
-    from supmim_scale.data.synth import SynthSpec, write_synthetic
-
-    width, cross, height = arguments.size.partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise UserError("--size", arguments.size, "WIDTHxHEIGHT", "write, say, --size 500x375")
-    spec = SynthSpec(
-        int(width), int(height), arguments.train, arguments.val, arguments.shard_size,
-        arguments.seed,
-    )  # fmt: skip
-    counts = write_synthetic(arguments.out, spec, arguments.workers)
-    print(f"{arguments.out}: {counts['train']} training and {counts['val']} held-out images")
-    return EXIT_DONE
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    from supmim_scale.data.pack import pack
-
-    count = pack(arguments.source, arguments.out, arguments.shard_size, arguments.seed)
-    print(f"{arguments.out}: {count} images")
     return EXIT_DONE
 
 

@@ -1,7 +1,7 @@
 """Randomness as a pure function of (seed, epoch, sample id): no state, no order, no world size.
 
-Every random number of a training view (order, crop, flip, mask) comes from here, so a sample
-gets the same view on any rank, in any batch, and after any resume.
+Every random number of a training view (order, crop, flip, augmentation, mixing, mask) comes from
+here, so a sample gets the same view on any rank, in any batch, and after any resume.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One stream a purpose, so that a crop and a mask of the same sample are independent.
-CROP, FLIP, MASK, ORDER, FORWARD = range(5)
+CROP, FLIP, MASK, ORDER, FORWARD, REPLACE, POLICY, BLUR, JITTER, ERASE, MIX = range(11)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -10,8 +10,8 @@ from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluation import evaluate
+from supmim_scale.inputs import open_split, policy, view_settings
 from supmim_scale.models.encoder import save_timm_folder
-from supmim_scale.run import open_split, view_settings
 from supmim_scale.weights import load_encoder
 
 
@@ -31,6 +31,7 @@ def evaluate_run(
         rank=world.rank,
         world_size=world.world_size,
         device=world.device,
+        policy=policy(config),
     )
     row = evaluate(encoder, batches, world, len(val_set))
     if world.is_main:

@@ -111,6 +111,7 @@ class RunLog:
             f"data wait {row['data_wait']:.0%}  mem {gib(row['peak_memory_bytes'])}  "
             f"ETA {duration(row['eta_s'])}"
             + (f"  skipped {row['skipped_steps']:.0f}" if row["skipped_steps"] else "")
+            + (f"  bad samples {row['bad_samples']}" if row["bad_samples"] else "")
         )
 
     def evaluation(self, steps_done: int, row: dict[str, float]) -> None:

@@ -13,13 +13,24 @@ from supmim_scale import assemble
 from supmim_scale.config import as_yaml, digest, resolved
 from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
 from supmim_scale.config.schema import RunConfig
-from supmim_scale.data.dataset import Dataset, open_dataset
-from supmim_scale.data.loader import Batch, ViewSettings, evaluation_batches, training_batches
+from supmim_scale.data.dataset import Dataset
+from supmim_scale.data.loader import Batch, Share, evaluation_batches, training_batches
+from supmim_scale.data.mixing import MixSettings, draw_mix
 from supmim_scale.data.order import SampleOrder
+from supmim_scale.data.position import ReaderPosition
+from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
 from supmim_scale.engine.ds_config import load_ds_config
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
+from supmim_scale.inputs import (
+    known_bad,
+    mix_settings,
+    open_split,
+    policy,
+    sample_order,
+    view_settings,
+)
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import Masks, MaskSpec, draw_masks
 from supmim_scale.models.targets import (
@@ -48,7 +59,9 @@ class Run:
     val_set: Dataset
     target: PatchTarget | None
     masks: MaskSpec
+    mixing: MixSettings
     engine: Engine
+    quarantine: Quarantine
     batches: Iterator[Batch]
 
     def step_arguments(self, batch: Batch) -> tuple[tuple[Any, ...], Masks | None]:
@@ -57,11 +70,23 @@ class Run:
         targets_BK = class_targets(
             batch.labels_BL, config.model.num_classes, config.loss.kind, config.loss.label_smoothing
         )
+        images_BCHW, who, device = (
+            batch.images_BCHW,
+            (batch.epochs_B, batch.ids_B),
+            self.world.device,
+        )
+        if self.mixing.is_on:
+            mix = draw_mix(self.mixing, images_BCHW.shape[-1], config.seed, *who, device)
+            images_BCHW, targets_BK = mix.images(images_BCHW), mix.targets(targets_BK)
         if self.target is None:
-            return (batch.images_BCHW, targets_BK), None
-        masks = draw_masks(self.masks, config.seed, batch.epochs_B, batch.ids_B)
-        masks = masks.to(self.world.device)
-        return (batch.images_BCHW, targets_BK, masks, self.target(batch.images_BCHW)), masks
+            return (images_BCHW, targets_BK), None
+        masks = draw_masks(self.masks, config.seed, *who).to(device)
+        return (images_BCHW, targets_BK, masks, self.target(images_BCHW)), masks
+
+    def position(self, steps_done: int) -> ReaderPosition:
+        """Where the reader stands after `steps_done` steps."""
+        seen = steps_done * self.config.optim.global_batch
+        return ReaderPosition(seen, len(self.train_set), self.train_set.digest)
 
 
 def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
@@ -78,6 +103,8 @@ def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
     if shape.num_patches != shape.grid**2:
         raise UserError("model.name", "a non-square grid", "square patches", "choose another model")
     train_set, val_set = open_split(config, "train"), open_split(config, "val")
+    sample_order(config, train_set, world_size)
+    known_bad(config, train_set)
     require_schedule_fits(config, num_steps(config, len(train_set)))
     return train_set, val_set
 
@@ -88,7 +115,9 @@ def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
     world.main_first(lambda: _open_run_dir(config, run_dir) if world.is_main else None)
     micro_batch, accumulation = accumulation_steps(config, world.world_size)
     precision = resolve_precision(config.engine.precision, world.device)
-    order = SampleOrder(train_set.sizes, config.seed, config.data.shuffle_shards)
+    order = sample_order(config, train_set)
+    quarantine_path = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
+    quarantine = Quarantine(policy(config), len(train_set), quarantine_path)
     shape = assemble.encoder_geometry(config)
     target = None
     if config.mim.weight:
@@ -109,18 +138,19 @@ def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
         val_set=val_set,
         target=target,
         masks=assemble.mask_spec(config, shape.grid),
+        mixing=mix_settings(config),
         engine=engine,
+        quarantine=quarantine,
         batches=training_batches(
             train_set,
             order,
             view_settings(config, world.device),
+            Share(micro_batch, accumulation, world.rank, world.world_size),
             seed=config.seed,
-            micro_batch=micro_batch,
-            accumulation=accumulation,
-            rank=world.rank,
-            world_size=world.world_size,
-            first_step=0,
             device=world.device,
+            group=mix_settings(config).group,
+            quarantine=quarantine,
+            known_bad=known_bad(config, train_set),
         ),
     )
 
@@ -149,31 +179,6 @@ def engine_settings(
     )
 
 
-def view_settings(
-    config: RunConfig, device: torch.device, decoder: str | None = None
-) -> ViewSettings:
-    """The pipeline's share of a recipe; `auto` decodes on the GPU where there is one."""
-    decoder = decoder or config.input.decoder
-    if decoder == "auto":
-        decoder = "mixed" if device.type == "cuda" else "cpu"
-    if decoder == "mixed" and device.type != "cuda":
-        raise UserError(
-            "input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto"
-        )
-    return ViewSettings(
-        size=config.model.image_size,
-        mean=config.data.mean,
-        std=config.data.std,
-        crop_scale=(config.data.crop_scale_min, config.data.crop_scale_max),
-        flip=config.data.flip,
-        eval_crop=config.data.eval_crop,
-        decoder=decoder,
-        hw_decoder_load=config.input.hw_decoder_load,
-        threads=config.input.threads,
-        prefetch=config.input.prefetch,
-    )
-
-
 def num_steps(config: RunConfig, num_samples: int) -> int:
     """Optimizer steps of the run."""
     optim = config.optim
@@ -181,19 +186,6 @@ def num_steps(config: RunConfig, num_samples: int) -> int:
         return optim.steps
     assert optim.epochs is not None
     return max(1, round(optim.epochs * num_samples / optim.global_batch))
-
-
-def open_split(config: RunConfig, split: str) -> Dataset:
-    """The indexed `train` or `val` shards. Raises `UserError` where they do not fit the head."""
-    index_dir = config.input.index_dir
-    return open_dataset(
-        Path(config.input.root),
-        getattr(config.data, split),
-        f"data.{split}",
-        Path(index_dir) if index_dir else None,
-        config.model.num_classes,
-        single_label=config.loss.kind == "softmax",
-    )
 
 
 def _open_run_dir(config: RunConfig, run_dir: Path) -> None:
@@ -241,8 +233,9 @@ def _sample_images(config: RunConfig, train_set: Dataset, order: SampleOrder) ->
     _, ids = order.at(0, count)
     cpu = torch.device("cpu")
     settings = view_settings(config, cpu, decoder="cpu")
+    ids = np.setdiff1d(ids, list(known_bad(config, train_set)))
     batches = evaluation_batches(
-        train_set, settings, batch=64, rank=0, world_size=1, device=cpu, ids=np.sort(ids)
+        train_set, settings, batch=64, device=cpu, ids=ids, policy=policy(config)
     )
     return torch.cat([batch.images_BCHW for batch in batches])
 

@@ -11,11 +11,12 @@ from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.engine.world import World
 from supmim_scale.evaluation import evaluate
 from supmim_scale.flops import step_flops
+from supmim_scale.inputs import policy, view_settings
 from supmim_scale.metrics import RunLog, StepClock, StepMeter
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
 from supmim_scale.provenance import peak_memory_bytes
-from supmim_scale.run import Run, build_run, view_settings
+from supmim_scale.run import Run, build_run
 from supmim_scale.units import si
 from supmim_scale.weights import load_encoder, save_weights
 
@@ -52,7 +53,7 @@ def train(config: RunConfig, world: World, run_dir: Path) -> dict[str, float]:
         if run.target and log and (is_last or _is_due(config.log.images_every, steps_done)):
             assert masks is not None
             grid = reconstruction_grid(
-                batch.images_BCHW, masks, output, run.target, config.data.mean, config.data.std
+                arguments[0], masks, output, run.target, config.data.mean, config.data.std
             )
             log.picture(steps_done, "reconstruction", grid, run_dir / "reconstruction.png")
         evaluates = is_last or _is_due(config.log.eval_every, steps_done)
@@ -72,6 +73,7 @@ def save_run_weights(run: Run, steps_done: int) -> Path:
     evaluate: the average if the recipe keeps one."""
     folder = run.run_dir / "weights"
     facts = {"steps_done": str(steps_done), "digest": digest(run.config)}
+    facts["reader"] = run.position(steps_done).to_json()
     path = folder / f"step-{steps_done:08d}.safetensors"
     for ema in (False, True) if run.config.optim.ema_decay else (False,):
         weights = run.engine.named_weights(ema=ema)
@@ -93,6 +95,7 @@ def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> d
         rank=run.world.rank,
         world_size=run.world.world_size,
         device=run.world.device,
+        policy=policy(run.config),
     )
     row = evaluate(encoder, batches, run.world, len(run.val_set))
     if log:
@@ -114,12 +117,19 @@ def _lr_factor(run: Run) -> float:
 
 
 def _state(run: Run, lr: float) -> dict[str, float]:
-    """Collective, waits: what the optimizer and the memory look like."""
+    """Collective, waits: what the optimizer and the memory look like, and the bad samples met.
+
+    Raises `RankError` if they are more than the recipe allows.
+    """
     peak = torch.tensor([float(peak_memory_bytes())], device=run.world.device)
+    bad = torch.tensor([run.quarantine.count], device=run.world.device)
+    bad_samples = int(run.world.sum(bad).item())
+    run.quarantine.require_few(bad_samples)
     return {
         "lr": lr,
         "grad_norm": run.engine.grad_norm(),
         "skipped_steps": float(run.engine.skipped_steps),
+        "bad_samples": bad_samples,
         "peak_memory_bytes": run.world.max(peak).item(),
     }
 
@@ -157,7 +167,7 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f" x {world.world_size} ranks x {run.accumulation} accumulated"
     )
     log.say(
-        f"{len(run.train_set)} training images in {run.train_set.num_shards} shards,"
-        f" {len(run.val_set)} held out  decoded on {views.decoder}"
+        f"{len(run.train_set)} training images in {len(run.train_set.shards)} shards,"
+        f" {len(run.val_set)} held out  decoded on {views.spec.decoder}"
         f"  {run.num_steps} steps into {run.run_dir}"
     )

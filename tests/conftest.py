@@ -15,6 +15,10 @@ SMALL = [
     "mim.codebook_images=16", "optim.global_batch=8", "optim.steps=4", "optim.warmup_steps=1",
     "log.every=2",
 ]  # fmt: skip
+AUGMENTED = [
+    "augment.kind=three_augment", "augment.color_jitter=0.3", "augment.erase_prob=0.25",
+    "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

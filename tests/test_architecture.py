@@ -14,12 +14,12 @@ ORDER = [
     "models",
     "data",
     "optim",
-    "assemble",
+    "assemble", "inputs",
     "engine",
     "provenance", "weights", "evaluation", "pictures", "metrics",
     "run",
     "train", "finished",
-    "cli", "__main__",
+    "data_commands", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -31,6 +31,8 @@ OWNERS = {
     "nvidia": {"data/dali.py"},
     "yaml": {"config/load.py"},
     "timm": {"models/encoder.py"},
+    "tfrecord": {"data/readers/tfrecord_reader.py"},
+    "matplotlib": {"data/stats.py"},
     "diffusers": {"models/targets.py"},
     "sklearn": {"models/targets.py"},
 }

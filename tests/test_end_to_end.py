@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, assert_refused, command
+from conftest import AUGMENTED, ROOT, SMALL, assert_refused, command
 from PIL import Image
 
 from supmim_scale import assemble
 from supmim_scale.config import load_config
 from supmim_scale.data.dataset import open_dataset
+from supmim_scale.data.readers import Layout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.finished import last_weights
 from supmim_scale.weights import load_encoder
@@ -42,7 +43,7 @@ with torch.no_grad():
 def run_dir(shards, tmp_path_factory):
     """A short ZeRO-3 run on two ranks with recomputation."""
     folder = tmp_path_factory.mktemp("runs") / "zero3"
-    command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={shards}",
+    command("train", "smoke", "--ranks", 2, *SMALL, *AUGMENTED, f"input.root={shards}",
             f"log.run_dir={folder}", "log.eval_every=2")  # fmt: skip
     return folder
 
@@ -77,7 +78,7 @@ def test_a_log_step_has_every_figure(run_dir):
     assert [row["steps_done"] for row in training] == [2, 4]
     assert training[0].keys() >= {
         "loss", "class_loss", "mim_loss", "top1", "lr", "grad_norm", "images_per_s", "data_wait",
-        "peak_memory_bytes", "eta_s", "skipped_steps", "step_time_s",
+        "peak_memory_bytes", "eta_s", "skipped_steps", "step_time_s", "bad_samples",
     }  # fmt: skip
     for row in training:
         assert row["loss"] == pytest.approx(row["class_loss"] + row["mim_loss"], rel=1e-5)
@@ -96,9 +97,10 @@ def test_tensorboard_has_the_curves_and_the_picture(run_dir):
 
 
 def test_sharded_training_of_real_jpegs_equals_plain_pytorch(run_dir, shards, tmp_path):
-    """Order, crops, flips, masks and codebook are the same on one rank and on two."""
-    command("train", "smoke", *SMALL, f"input.root={shards}", f"log.run_dir={tmp_path}/plain",
-            "engine.kind=plain", "engine.activation_checkpointing=none")  # fmt: skip
+    """Order, crops, augmentation, mixing, masks and codebook are the same on one rank and two."""
+    command("train", "smoke", *SMALL, *AUGMENTED, f"input.root={shards}",
+            f"log.run_dir={tmp_path}/plain", "engine.kind=plain",
+            "engine.activation_checkpointing=none")  # fmt: skip
     sharded, plain = rows(run_dir, "train"), rows(tmp_path / "plain", "train")
     for a, b in zip(sharded, plain, strict=True):
         for name in ("loss", "class_loss", "mim_loss", "grad_norm"):
@@ -140,7 +142,7 @@ def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path)
 def test_deepspeeds_launcher_starts_a_run(run_dir, shards, tmp_path):
     done = subprocess.run(
         [Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2", "--module",
-         "supmim_scale", "train", "smoke", *SMALL, f"input.root={shards}",
+         "supmim_scale", "train", "smoke", *SMALL, *AUGMENTED, f"input.root={shards}",
          f"log.run_dir={tmp_path}/run"],
         capture_output=True, text=True, cwd=ROOT, check=False,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -169,7 +171,7 @@ def test_a_vqgan_gives_the_targets_and_the_pictures(shards, tmp_path):
 
 def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
     """And are refused with softmax."""
-    train = open_dataset(shards, "train", "train", None, 16, single_label=True)
+    train = open_dataset(shards, "train", Layout())
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         samples = ((f"{i}", train.read(i).tobytes(), "jpg", f"{i % 5} {i % 7 + 5}")
@@ -182,6 +184,64 @@ def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
     # 16 sigmoids at the prior 1/16, two labels: -2 log(1/16) - 14 log(15/16)
     first = rows(tmp_path / "run", "train")[0]["class_loss"]
     assert first == pytest.approx(2 * math.log(16) + 14 * math.log(16 / 15), rel=0.1)
+
+
+def test_tfrecords_with_several_labels_train(tmp_path, shards):
+    from tfrecord import TFRecordWriter
+
+    train = open_dataset(shards, "train", Layout())
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        writer = TFRecordWriter(str(tmp_path / split / "x.tfrecord"))
+        for i in range(16):
+            image, labels = train.read(i).tobytes(), [*range(i % 3), 5]
+            writer.write({"image/encoded": (image, "byte"), "image/class/label": (labels, "int")})
+        writer.close()
+    command("train", "smoke", *SMALL, f"input.root={tmp_path}", "data.reader=tfrecord",
+            "loss.kind=sigmoid", "engine.kind=plain", f"log.run_dir={tmp_path}/run")  # fmt: skip
+    assert rows(tmp_path / "run", "eval")[-1]["images"] == 16
+
+
+def test_a_set_without_labels_trains_masked_image_modelling_alone(tmp_path, shards):
+    train = open_dataset(shards, "train", Layout())
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        samples = ((f"{i}", train.read(i).tobytes(), "jpg", None) for i in range(16))
+        write_shard(tmp_path / split / "x.tar", samples)
+    root = f"input.root={tmp_path}"
+    assert_refused(command("check", "smoke", root, check=False), "missing label")
+    command("train", "smoke", "--ranks", 2, *SMALL, root, "loss.kind=none",
+            f"log.run_dir={tmp_path}/run")  # fmt: skip
+    last = rows(tmp_path / "run", "train")[-1]
+    assert last["class_loss"] == 0
+    assert last["loss"] == pytest.approx(last["mim_loss"])
+
+
+def with_bad_samples(shards, root, count):
+    """The small set with the first images of a shard cut short."""
+    shutil.copytree(shards, root, ignore=shutil.ignore_patterns("*.index"))
+    train = open_dataset(shards, "train", Layout())
+    samples = []
+    for i in range(32):
+        data, (label,) = train.read(i).tobytes(), train.labels_of(i)
+        samples.append((f"n{i}", data[: 300 if i < count else None], "jpg", str(label)))
+    write_shard(root / "train/train-000000.tar", samples)
+
+
+def test_bad_samples_are_skipped_counted_and_listed_on_two_ranks(tmp_path, shards):
+    with_bad_samples(shards, tmp_path / "data", 3)
+    root, skip = f"input.root={tmp_path / 'data'}", "input.bad_samples=skip"
+    train = ["train", "smoke", "--ranks", 2, *SMALL, root, "optim.steps=12", "mim.target=pixel"]
+    command(*train, skip, "input.bad_rate=0.05", f"log.run_dir={tmp_path}/run")
+    assert rows(tmp_path / "run", "train")[-1]["bad_samples"] == 3
+    listed = [json.loads(line) for path in (tmp_path / "run/quarantine").iterdir()
+              for line in path.read_text().splitlines()]  # fmt: skip
+    assert {row["key"] for row in listed} == {"n0.jpg", "n1.jpg", "n2.jpg"}
+    done = command(*train, skip, "input.bad_rate=0.02", f"log.run_dir={tmp_path}/more", check=False)
+    assert done.returncode != 0
+    assert "bad samples: train/train-000000.tar: n" in done.stderr
+    assert "at most 0.02 of 96 samples" in done.stderr
+    assert "Traceback" not in done.stderr.partition("elastic")[0]
 
 
 def test_report_compares_runs(run_dir):
@@ -215,7 +275,7 @@ def test_a_rank_that_fails_ends_the_job_at_once(shards, tmp_path):
     done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={tmp_path}/cut",
                    f"log.run_dir={tmp_path}/run", check=False, timeout=120)  # fmt: skip
     assert done.returncode != 0
-    assert "train-000002.tar, sample" in done.stderr
+    assert "train/train-000002.tar: " in done.stderr
     assert not (tmp_path / "run/weights").exists()
 
 

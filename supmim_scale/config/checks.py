@@ -9,6 +9,13 @@ def require_consistent(config: RunConfig) -> None:
     """Raise `UserError` for the first key whose value cannot work."""
     for check in (_require_ranges, _require_geometry, _require_mask, _require_schedule):
         check(config)
+    if config.loss.kind == "none" and not config.mim.weight:
+        raise UserError(
+            "loss.kind",
+            "none with mim.weight 0",
+            "something to learn",
+            "set loss.kind=softmax or mim.weight=1",
+        )
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
         raise UserError(
             "mim.vqgan",
@@ -24,6 +31,14 @@ def accumulation_steps(config: RunConfig, world_size: int) -> tuple[int, int]:
     if micro is None:
         micro = max(1, total // world_size)
     accumulation, rest = divmod(total, micro * world_size)
+    if (config.augment.mixup_alpha or config.augment.cutmix_alpha) and micro % 2:
+        raise UserError(
+            "engine.micro_batch",
+            f"{micro} with mixup or cutmix, which mix pairs",
+            "an even micro-batch",
+            "set engine.micro_batch to an even number, or augment.mixup_alpha=0 "
+            "augment.cutmix_alpha=0",
+        )
     if rest or not accumulation:
         raise UserError(
             "optim.global_batch",
@@ -48,6 +63,9 @@ def _require_ranges(config: RunConfig) -> None:
         "data.std": config.data.std,
         "input.threads": config.input.threads,
         "input.prefetch": config.input.prefetch,
+        "input.readers": config.input.readers,
+        "input.index_workers": config.input.index_workers,
+        "augment.num_ops": config.augment.num_ops,
         "log.every": config.log.every,
         "log.eval_batch": config.log.eval_batch,
         "engine.checkpoint_every_k": config.engine.checkpoint_every_k,
@@ -62,17 +80,25 @@ def _require_ranges(config: RunConfig) -> None:
         "data.crop_scale_min": config.data.crop_scale_min,
         "data.crop_scale_max": config.data.crop_scale_max,
         "data.eval_crop": config.data.eval_crop,
+        "augment.magnitude": config.augment.magnitude,
+        "augment.color_jitter": config.augment.color_jitter,
+        "augment.erase_prob": config.augment.erase_prob,
+        "augment.cutmix_share": config.augment.cutmix_share,
         "optim.layer_decay": config.optim.layer_decay,
         "optim.ema_decay": config.optim.ema_decay,
         "optim.beta1": config.optim.beta1,
         "optim.beta2": config.optim.beta2,
         "input.hw_decoder_load": config.input.hw_decoder_load,
+        "input.bad_rate": config.input.bad_rate,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise UserError(name, f"{value}", "a share from 0 to 1", f"set {name} in that range")
     not_negative = {
         "mim.weight": config.mim.weight,
+        "augment.magnitude_std": config.augment.magnitude_std,
+        "augment.mixup_alpha": config.augment.mixup_alpha,
+        "augment.cutmix_alpha": config.augment.cutmix_alpha,
         "optim.warmup_steps": config.optim.warmup_steps,
         "optim.cooldown_steps": config.optim.cooldown_steps,
         "optim.weight_decay": config.optim.weight_decay,

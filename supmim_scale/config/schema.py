@@ -1,19 +1,21 @@
 """The recipe as frozen dataclasses: every key, its meaning, unit, default and allowed values.
 
-A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data` and `seed` may change
-the result and are hashed into the digest that names the experiment; `engine`, `input`, `log`
+A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data`, `augment` and `seed` may
+change the result and are hashed into the digest that names the experiment; `engine`, `input`, `log`
 and `checkpoint` say how and where it runs and must not change it (beyond rounding).
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "seed")
+IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment", "seed")
 
 Layout = Literal["clean_and_masked", "clean_and_masked_tokens", "masked_only"]
 Target = Literal["pixel", "codebook", "vqgan"]
 Policy = Literal["none", "full", "every_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
+Reader = Literal["webdataset", "tfrecord", "folder", "list"]
+Augmentation = Literal["none", "rand_augment", "trivial_augment", "three_augment"]
 
 
 def doc(default: Any, text: str) -> Any:
@@ -61,10 +63,11 @@ class ModelConfig:
 class LossConfig:
     """The classification loss."""
 
-    kind: Literal["softmax", "sigmoid"] = doc(
+    kind: Literal["softmax", "sigmoid", "none"] = doc(
         "softmax",
-        "softmax cross-entropy (one label an image) or sigmoid cross-entropy summed over classes "
-        "(any number of labels; head bias starts at -log(num_classes), as in big_vision)",
+        "softmax cross-entropy (one label an image), sigmoid cross-entropy summed over classes "
+        "(any number of labels; head bias starts at -log(num_classes), as in big_vision), or none: "
+        "labels are not read and masked image modelling trains alone",
     )
     label_smoothing: float = doc(0.0, "share of the target spread evenly over the classes")
 
@@ -135,15 +138,55 @@ class DataConfig:
     """What is read and how a training view is cut from it."""
 
     name: str = required("name of the data set; it enters the digest, its location does not")
-    train: str = doc("train", "folder of training shards under input.root, or a glob")
-    val: str = doc("val", "folder of held-out shards under input.root, or a glob")
-    shuffle_shards: int = doc(64, "shards shuffled together; order is a function of seed, epoch")
+    reader: Reader = doc(
+        "webdataset",
+        "how samples lie: webdataset tars, tfrecord files of tf.train.Example, folder: a folder a "
+        "class, list: CSV or Parquet of paths and labels",
+    )
+    train: str = doc("train", "folder, file or glob of the training set under input.root")
+    val: str = doc("val", "folder, file or glob of the held-out set under input.root")
+    image_field: str | None = doc(
+        None, "TFRecord feature (image/encoded) or list column (path) of images; null: those"
+    )
+    label_field: str | None = doc(
+        None,
+        "TFRecord feature (image/class/label), list column (label) or tar extension (cls) of "
+        "labels; null: those",
+    )
+    classes: str | None = doc(
+        None,
+        "class names in the order of their ids: timm/LIST (timm/imagenet22k has 21,841, "
+        "timm/imagenet21k_miil_w21 10,450) or a text file; null: labels are ids, folders sorted",
+    )
+    shuffle_shards: int = doc(
+        64,
+        "shards that a global batch is drawn from side by side; a rank reads whole shards where "
+        "it is no smaller than the number of ranks (twice that with mixup or cutmix)",
+    )
     crop_scale_min: float = doc(0.08, "smallest area of a random-resized crop, share of the image")
     crop_scale_max: float = doc(1.0, "largest area of a random-resized crop")
     flip: bool = doc(True, "mirror half of the training images")
     eval_crop: float = doc(0.875, "centre crop of the held-out images, share of the shorter side")
     mean: float = doc(0.5, "subtracted from pixels in [0, 1]")
     std: float = doc(0.5, "divides pixels after the mean is subtracted")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a training view's pixels; drawn from (seed, epoch, sample id) alone."""
+
+    kind: Augmentation = doc(
+        "none",
+        "rand_augment, trivial_augment (wide), or three_augment: greyscale, solarise or blur",
+    )
+    num_ops: int = doc(2, "operations a view (rand_augment)")
+    magnitude: float = doc(0.3, "share of an operation's range (rand_augment); 9 of 30 is 0.3")
+    magnitude_std: float = doc(0.0, "standard deviation of the magnitude (rand_augment)")
+    color_jitter: float = doc(0.0, "brightness, contrast and saturation vary by up to this share")
+    erase_prob: float = doc(0.0, "share of views with a random rectangle erased to the mean")
+    mixup_alpha: float = doc(0.0, "Beta parameter of mixup; 0: off")
+    cutmix_alpha: float = doc(0.0, "Beta parameter of CutMix; 0: off")
+    cutmix_share: float = doc(0.5, "share of images that take CutMix where mixup is on too")
 
 
 @dataclass(frozen=True)
@@ -168,9 +211,21 @@ class InputConfig:
 
     root: str = doc("datasets/smoke", "folder that data.train and data.val are under")
     index_dir: str | None = doc(None, "folder for shard indexes; null: beside the shards")
+    index_workers: int = doc(8, "processes that make missing indexes")
+    bad_samples: Literal["stop", "skip"] = doc(
+        "stop",
+        "what a sample that cannot be used does: stop the run, or be replaced by another of the "
+        "set and listed in the run's quarantine folder",
+    )
+    bad_rate: float = doc(1e-4, "share of the set's samples that may be skipped before it stops")
+    quarantine: str | None = doc(
+        None, "list of supmim-scale data verify: samples replaced without being tried"
+    )
+    strict_shards: bool = doc(False, "refuse more ranks than shards that are read side by side")
     decoder: Literal["auto", "cpu", "mixed"] = doc("auto", "mixed: the GPU decodes; auto: if any")
     hw_decoder_load: float = doc(0.65, "share of a batch for the hardware JPEG decoder (mixed)")
     threads: int = doc(2, "DALI worker threads a rank")
+    readers: int = doc(2, "threads a rank that fetch bytes; more for storage that answers late")
     prefetch: int = doc(2, "batches decoded ahead")
 
 
@@ -203,7 +258,8 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     mim: MimConfig = MimConfig()
     mask: MaskConfig = MaskConfig()
-    seed: int = doc(0, "of initialisation, order, crops, masks and drop path")
+    augment: AugmentConfig = AugmentConfig()
+    seed: int = doc(0, "of initialisation, order, crops, augmentation, masks and drop path")
     engine: EngineConfig = EngineConfig()
     input: InputConfig = InputConfig()
     log: LogConfig = LogConfig()

@@ -1,95 +1,185 @@
-"""The decoding pipeline: the only importer of DALI.
+"""The pipelines: the only importer of DALI.
 
-One definition serves training and evaluation, CPU and GPU decoding: encoded bytes, a crop window
-and a flip go in, a normalised view comes out. Bytes and windows come from outside, so the
-pipeline holds no random state.
+One definition serves training and evaluation, CPU and GPU decoding: encoded bytes, a crop window,
+a flip and the draws of the augmentations go in, a normalised view comes out. All of it comes
+from outside, so the pipeline holds no random state.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.auto_aug import augmentations, rand_augment, trivial_augment
+from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
-Source = Callable[[], tuple[Any, Any, Any, Any]]
+from supmim_scale.data.augment import MAGNITUDES, AugmentSettings
+
+Source = Callable[[], tuple[Any, ...]]
+
+_GREY_LEVEL = 128  # fills what a shear, shift or rotation uncovers, as DALI's own policies do
+_PLAIN = {"encoded": (types.UINT8, 1), "anchors": (types.INT32, 1), "shapes": (types.INT32, 1),
+          "flips": (types.INT32, 0)}  # fmt: skip
+_DRAWN = {
+    "ops": (types.INT32, 1), "magnitudes": (types.INT32, 1), "signs": (types.INT32, 1),
+    "sigmas": (types.FLOAT, 0), "jitters": (types.FLOAT, 1),
+    "erase_anchors": (types.FLOAT, 1), "erase_shapes": (types.FLOAT, 1),
+}  # fmt: skip
 
 
-@pipeline_def(exec_dynamic=True)
-def view_pipeline(
-    source: Source, decoder: str, hw_decoder_load: float, size: int, mean: float, std: float
-) -> Any:
-    """Views (B, C, size, size) from a source of (encoded, anchors, shapes, flips).
+@augmentation
+def _greyscale(data: Any, _: Any) -> Any:
+    return fn.saturation(data, saturation=0.0)
 
-    `decoder`: 'cpu' or 'mixed' (GPU). Anchors and shapes are (height, width) in pixels. EXIF
-    orientation is not applied, as in PIL and torchvision.
+
+@augmentation(mag_range=(128, 128), param_device="auto")
+def _solarize(data: Any, threshold: Any) -> Any:
+    return augmentations.solarize.op(data, threshold)
+
+
+@augmentation
+def _blur(data: Any, _: Any, sigma: Any) -> Any:
+    return fn.gaussian_blur(data, sigma=sigma)
+
+
+def _choices(kind: str, size: int) -> list[Any]:
+    """The operations of a policy."""
+    if kind == "three_augment":
+        return [_greyscale, _solarize, _blur]
+    shift = round(size * 100 / 224)  # DALI's default, 100 pixels of 224, at this size
+    if kind == "rand_augment":
+        return list(rand_augment.get_rand_augment_suite(max_translate_abs=shift))
+    return list(trivial_augment.get_trivial_augment_wide_suite())
+
+
+def num_choices(kind: str) -> int:
+    """Number of operations of a policy, 0 for none."""
+    return len(_choices(kind, 224)) if kind != "none" else 0
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """What the pipeline makes: views of `size` pixels, normalised by `mean` and `std`.
+
+    `decoder` is 'cpu' or 'mixed' (the GPU decodes, and its JPEG hardware takes the share
+    `hw_decoder_load`).
     """
-    encoded, anchors, shapes, flips = fn.external_source(
+
+    size: int
+    mean: float
+    std: float
+    decoder: str = "cpu"
+    hw_decoder_load: float = 0.65
+    augment: AugmentSettings = AugmentSettings()
+
+    @property
+    def inputs(self) -> dict[str, tuple[Any, int]]:
+        """(type, dimensions) of the inputs by name, in the source's order."""
+        return _PLAIN | {name: _DRAWN[name] for name in self.augment.names}
+
+
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)
+def view_pipeline(source: Source, spec: ViewSpec) -> Any:
+    """Views (B, C, size, size) from a source of `spec.inputs`.
+
+    Anchors and shapes are (height, width) in pixels. EXIF orientation is not applied, as in PIL
+    and torchvision.
+    """
+    nodes = fn.external_source(
         source=source,
-        num_outputs=4,
+        num_outputs=len(spec.inputs),
         batch=True,
-        dtype=[types.UINT8, *[types.INT32] * 3],
-        ndim=[1, 1, 1, 0],
+        dtype=[kind for kind, _ in spec.inputs.values()],
+        ndim=[dimensions for _, dimensions in spec.inputs.values()],
     )
-    gpu_options: dict[str, Any] = {"hw_decoder_load": hw_decoder_load}
+    given = {name: nodes[place] for place, name in enumerate(spec.inputs)}
+    gpu_options: dict[str, Any] = {"hw_decoder_load": spec.hw_decoder_load}
     images = fn.decoders.image_slice(
-        encoded,
-        anchors,
-        shapes,
-        device=decoder,
+        given["encoded"],
+        given["anchors"],
+        given["shapes"],
+        device=spec.decoder,
         axes=[0, 1],
         normalized_anchor=False,
         normalized_shape=False,
         output_type=types.RGB,
         adjust_orientation=False,
-        **(gpu_options if decoder == "mixed" else {}),
+        **(gpu_options if spec.decoder == "mixed" else {}),
     )
-    images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
-    return fn.crop_mirror_normalize(
+    images = fn.resize(
+        images, size=[spec.size, spec.size], interp_type=types.INTERP_LINEAR, antialias=True
+    )
+    images = _augmented(images, given, spec)
+    views = fn.crop_mirror_normalize(
         images,
-        mirror=flips,
+        mirror=given["flips"],
         dtype=types.FLOAT,
         output_layout="CHW",
-        mean=[255 * mean] * 3,
-        std=[255 * std] * 3,
+        mean=[255 * spec.mean] * 3,
+        std=[255 * spec.std] * 3,
     )
+    if "erase_shapes" in given:  # to 0, which is the mean
+        where = {"anchor": given["erase_anchors"], "shape": given["erase_shapes"]}
+        views = fn.erase(views, axis_names="HW", fill_value=0.0, **where)
+    return views
+
+
+def _augmented(images: Any, given: dict[str, Any], spec: ViewSpec) -> Any:
+    """The policy's operations, one level after the other, then colour jitter."""
+    settings = spec.augment
+    choices = _choices(settings.kind, spec.size) if settings.kind != "none" else []
+    options: dict[str, Any] = {"num_magnitude_bins": MAGNITUDES, "fill_value": _GREY_LEVEL}
+    if "sigmas" in given:
+        options["sigma"] = given["sigmas"]
+    for level in range(settings.num_levels):
+        strength = 0
+        if "signs" in given:
+            strength = signed_bin(given["magnitudes"][level], random_sign=given["signs"][level])
+        images = select(
+            choices, given["ops"][level], data=images, magnitude_bin=strength, **options
+        )
+    if "jitters" in given:
+        names = ("brightness", "contrast", "saturation")
+        factors = {name: given["jitters"][i] for i, name in enumerate(names)}
+        images = fn.color_twist(images, **factors)
+    return images
 
 
 class ViewPipeline:
-    """A built pipeline; iterating gives (B, C, H, W) float32 tensors on `device`."""
+    """A built pipeline; `next` gives (B, C, H, W) float32 tensors on `device`."""
 
     def __init__(
         self,
         source: Source,
+        spec: ViewSpec,
         *,
         batch: int,
-        size: int,
-        mean: float,
-        std: float,
-        decoder: str,
-        hw_decoder_load: float,
         threads: int,
         prefetch: int,
         device: torch.device,
     ) -> None:
         self._device = device
-        self._pipeline = view_pipeline(
+        make = partial(
+            view_pipeline,
             source,
-            decoder,
-            hw_decoder_load,
-            size,
-            mean,
-            std,
+            spec,
             batch_size=batch,
             num_threads=threads,
-            device_id=device.index if decoder == "mixed" else None,
+            device_id=device.index if spec.decoder == "mixed" else None,
             prefetch_queue_depth=prefetch,
         )
-        self._pipeline.build()
+        self._pipeline = _built(make)
 
     def next(self) -> Tensor:
-        """The next batch. Raises `StopIteration` when the source does."""
+        """The next batch. Raises `StopIteration` when the source does, `RuntimeError` if an
+        image cannot be decoded; the pipeline is of no use after either."""
         (out,) = self._pipeline.run()
         dense = out.as_tensor()
         views_BCHW = torch.empty(dense.shape(), dtype=torch.float32, device=self._home(dense))
@@ -99,3 +189,51 @@ class ViewPipeline:
 
     def _home(self, dense: Any) -> torch.device:
         return self._device if type(dense).__name__ == "TensorGPU" else torch.device("cpu")
+
+
+@pipeline_def(exec_dynamic=True)
+def decode_pipeline(decoder: str) -> Any:
+    """Whole images from the input `encoded`."""
+    encoded = fn.external_source(name="encoded", batch=True, dtype=types.UINT8, ndim=1)
+    return fn.decoders.image(
+        encoded, device=decoder, output_type=types.RGB, adjust_orientation=False
+    )
+
+
+class DecodeCheck:
+    """Says whether the training decoder takes encoded images."""
+
+    def __init__(self, *, batch: int, threads: int, decoder: str, device: torch.device) -> None:
+        self._make = partial(
+            decode_pipeline,
+            decoder,
+            batch_size=batch,
+            num_threads=threads,
+            device_id=device.index if decoder == "mixed" else None,
+            prefetch_queue_depth=1,
+        )
+        self._pipeline = _built(self._make)
+
+    def decodes(self, images: Sequence[NDArray[np.uint8]]) -> bool:
+        """Whether all of at most `batch` images decode."""
+        try:
+            self._pipeline.feed_input("encoded", list(images))
+            self._pipeline.run()
+        except RuntimeError:
+            self._pipeline = _built(self._make)  # DALI does not promise that a failed one goes on
+            return False
+        return True
+
+
+def _built(make: Callable[[], Any]) -> Any:
+    """A pipeline, built. DALI's own policies use names that it calls deprecated, loudly whatever
+    the filters say (DALI 2.4); nothing else is kept back."""
+    with warnings.catch_warnings(record=True) as caught:
+        pipeline = make()
+        pipeline.build()
+    for warning in caught:
+        if not issubclass(warning.category, DeprecationWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return pipeline

@@ -1,116 +1,181 @@
-"""A set of indexed shards: sample ids to bytes and labels."""
+"""A set of indexed sources: sample ids to bytes and labels."""
 
+import hashlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from supmim_scale.data.shards import ShardIndex, find_shards, load_index
-from supmim_scale.errors import RankError, UserError
+from supmim_scale.data.encoded import BadImageError
+from supmim_scale.data.index import find_gone, load_indexes
+from supmim_scale.data.readers import Layout, reader_named
+from supmim_scale.data.readers.base import EMPTY
+from supmim_scale.data.table import WHOLE_FILE, Defect, Table, TableFacts, source_name
+from supmim_scale.errors import UserError
 
-_OPEN_FILES = 128
-_INDEX_THREADS = 8  # reading tar headers waits for the disk
+_OPEN = 256  # files, and mapped tables, kept open
+_SPAN = 65_536  # samples of a listing that are ordered like a shard
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of samples that is read as one: a whole shard file, or a span of a listing."""
+
+    facts: TableFacts
+    first_row: int
+    num_samples: int
 
 
 class Dataset:
     """Samples of all shards in one numbering: shard order, then order within the shard."""
 
-    def __init__(self, indexes: Sequence[ShardIndex]) -> None:
-        self._indexes = list(indexes)
-        self.sizes = np.array([len(index) for index in indexes], dtype=np.int64)
+    def __init__(self, tables: Sequence[TableFacts], num_classes: int | None = None) -> None:
+        self.tables = tuple(tables)
+        self.shards = [shard for facts in tables for shard in _spans(facts)]
+        self.sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
+        self.defects = [defect for facts in tables for defect in facts.defects]
+        self._num_classes = num_classes
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        self._open = lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
+        self._table = lru_cache(maxsize=_OPEN)(Table)
+        self._file = lru_cache(maxsize=_OPEN)(_OpenFile)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @property
-    def num_shards(self) -> int:
-        """Shards read."""
-        return len(self._indexes)
+    @cached_property
+    def gone(self) -> list[TableFacts]:
+        """Sources that are no longer there."""
+        return [facts for facts in self.tables if not facts.source.exists()]
 
-    @property
+    @cached_property
     def largest_label(self) -> int:
         """The highest label id, -1 without labels."""
-        return max((int(i.labels.max()) for i in self._indexes if len(i)), default=-1)
+        return max((facts.largest_label for facts in self.tables), default=-1)
 
-    @property
+    @cached_property
     def labels_per_image(self) -> int:
         """The most labels of one image."""
-        return max((i.labels.shape[1] for i in self._indexes), default=1)
+        return max((facts.labels_per_image for facts in self.tables), default=0)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the samples and their numbering: sources and how many samples each has."""
+        text = "\n".join(f"{source_name(f.source)} {f.num_samples}" for f in self.tables)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def read(self, sample: int) -> NDArray[np.uint8]:
-        """The encoded image of a sample."""
-        index, row = self._locate(sample)
-        size = int(index.size[row])
-        data = os.pread(self._open(index.path).fd, size, int(index.offset[row]))
-        if len(data) != size:
-            raise RankError(
-                self.name_of(sample),
-                f"{len(data)} of {size} bytes",
-                "the shard as it was indexed",
-                "restore the shard",
-            )
+        """The encoded image of a sample. Raises `BadImageError` where it cannot be had."""
+        source, table, row = self._locate(sample)
+        size, offset = int(table.size[row]), int(table.offset[row])
+        try:
+            if size == WHOLE_FILE:
+                data = (source.parent / table.key(row)).read_bytes()
+            else:
+                file = self._file(source)  # held: another thread may turn it out of the cache
+                data = os.pread(file.fd, size, offset)
+        except OSError as error:
+            raise BadImageError(f"not readable: {error.strerror}") from None
+        if not data:
+            raise BadImageError(EMPTY)
+        if size not in (WHOLE_FILE, len(data)):
+            raise BadImageError(f"{len(data)} of {size} bytes: the shard is shorter than its index")
         return np.frombuffer(data, dtype=np.uint8)
 
-    def name_of(self, sample: int) -> str:
-        """Where a sample lies, for messages."""
-        index, row = self._locate(sample)
-        return f"{index.path}, sample {row}"
+    def table_labels(self, sample: int) -> NDArray[np.int32]:
+        """Label ids of a sample, whatever they are."""
+        _, table, row = self._locate(sample)
+        return table.labels(row)
 
-    def labels(self, samples_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B, L) label ids padded with -1."""
-        out_BL = np.full((len(samples_B), self.labels_per_image), -1, dtype=np.int64)
-        for place, sample in enumerate(samples_B):
-            index, row = self._locate(int(sample))
-            out_BL[place, : index.labels.shape[1]] = index.labels[row]
-        return out_BL
+    def labels_of(self, sample: int) -> NDArray[np.int32]:
+        """Label ids of a sample. Raises `BadImageError` for one that the head has no output for."""
+        labels = self.table_labels(sample)
+        if self._num_classes is not None and len(labels) and labels.max() >= self._num_classes:
+            raise BadImageError(f"label {labels.max()} of {self._num_classes} classes")
+        return labels
 
-    def _locate(self, sample: int) -> tuple[ShardIndex, int]:
-        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        return self._indexes[shard], sample - int(self._starts[shard])
+    def defect(self, sample: int, reason: str) -> Defect:
+        """What is wrong with a sample, with its place."""
+        source, table, row = self._locate(sample)
+        return Defect(source_name(source), table.key(row), reason, row=row)
+
+    def ids_of(self, defects: Iterable[Defect]) -> set[int]:
+        """Sample ids of a list of defects. Raises `UserError` for one of another set."""
+        starts: dict[str, tuple[int, TableFacts]] = {}
+        first = 0
+        for facts in self.tables:
+            starts[source_name(facts.source)] = (first, facts)
+            first += facts.num_samples
+        found = set()
+        for defect in defects:
+            if defect.row is None:
+                continue  # it did not become a sample
+            start, facts = starts.get(defect.source, (0, self.tables[0]))
+            if (
+                defect.source not in starts
+                or defect.row >= facts.num_samples
+                or self._table(facts.index).key(defect.row) != defect.key
+            ):
+                raise UserError(
+                    "input.quarantine", str(defect), "a sample of this set",
+                    "write the list again: supmim-scale data verify",
+                )  # fmt: skip
+            found.add(start + defect.row)
+        return found
+
+    def _locate(self, sample: int) -> tuple[Path, Table, int]:
+        number = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        shard = self.shards[number]
+        row = shard.first_row + sample - int(self._starts[number])
+        return shard.facts.source, self._table(shard.facts.index), row
+
+
+def padded_labels(labels: Sequence[NDArray[np.int32]], width: int) -> NDArray[np.int64]:
+    """(B, `width`) label ids padded with -1."""
+    out_BL = np.full((len(labels), max(1, width)), -1, dtype=np.int64)
+    for place, ids in enumerate(labels):
+        out_BL[place, : len(ids)] = ids
+    return out_BL
 
 
 def open_dataset(
     root: Path,
     pattern: str,
-    where: str,
-    index_dir: Path | None,
-    num_classes: int,
+    layout: Layout,
     *,
-    single_label: bool,
+    where: str = "data.train",
+    index_dir: Path | None = None,
+    num_classes: int | None = None,
+    workers: int = 1,
 ) -> Dataset:
-    """The indexed shards of a folder or glob. Raises `UserError` where they do not fit the head.
+    """The indexed sources of a split. Raises `UserError` where there is no sample.
 
-    Missing indexes are made; run by one process of a node before the others.
+    Missing indexes are made; run by one process of a node before the others. A source that is
+    gone but whose index is there keeps its samples' places, so that the others keep theirs.
     """
-    shards = find_shards(root, pattern, where)
-    with ThreadPoolExecutor(_INDEX_THREADS) as pool:
-        indexes = pool.map(lambda shard: load_index(shard, index_dir), shards)
-        shown = tqdm(indexes, "index", len(shards), unit="shard", disable=None, leave=False)
-        dataset = Dataset(list(shown))
+    sources, target = reader_named(layout.reader).find(root, pattern, where), root / pattern
+    tables = load_indexes(sources, layout, index_dir, workers)
+    if sources != [target]:
+        tables += find_gone(sources, "*" if target.is_dir() else target.name, layout, index_dir)
+        tables.sort(key=lambda facts: facts.source)
+    dataset = Dataset(tables, num_classes)
     if not len(dataset):
-        raise UserError(where, f"{len(shards)} shards without a sample", "samples", "pack again")
-    if dataset.largest_label >= num_classes:
+        first = f", the first: {dataset.defects[0]}" if dataset.defects else ""
         raise UserError(
-            "model.num_classes",
-            f"{num_classes}, but {root / pattern} has label {dataset.largest_label}",
-            "more classes than the largest label",
-            f"set model.num_classes={dataset.largest_label + 1}",
-        )
-    if single_label and dataset.labels_per_image > 1:
-        raise UserError(
-            "loss.kind",
-            f"softmax, but {root / pattern} has up to {dataset.labels_per_image} labels an image",
-            "sigmoid for several labels an image",
-            "set loss.kind=sigmoid",
+            where, f"{len(sources)} sources without a sample{first}", "samples", "check the set"
         )
     return dataset
+
+
+def _spans(facts: TableFacts) -> list[Shard]:
+    """A shard file as it is; a listing, whose files lie anywhere, in spans."""
+    if not facts.is_listing:
+        return [Shard(facts, 0, facts.num_samples)] if facts.num_samples else []
+    starts = range(0, facts.num_samples, _SPAN)
+    return [Shard(facts, start, min(_SPAN, facts.num_samples - start)) for start in starts]
 
 
 class _OpenFile:
@@ -120,4 +185,5 @@ class _OpenFile:
         self.fd = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if hasattr(self, "fd"):
+            os.close(self.fd)

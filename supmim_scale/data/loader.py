@@ -1,8 +1,9 @@
 """Micro-batches of a run, by position: what is read, in which order, cut how."""
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supmim_scale import draws
-from supmim_scale.data.dali import ViewPipeline
-from supmim_scale.data.dataset import Dataset
-from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.views import (
-    DRAWS_PER_CROP,
-    centre_window,
-    image_size,
-    random_window,
-    require_decodable,
-)
+from supmim_scale.data.augment import AugmentSettings, draw_augmentations
+from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
+from supmim_scale.data.dataset import Dataset, padded_labels
+from supmim_scale.data.encoded import BadImageError, Header, read_header, require_decodable
+from supmim_scale.data.order import Ids, SampleOrder
+from supmim_scale.data.quarantine import Policy, Quarantine
+from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, random_window
+from supmim_scale.errors import RankError, UserError
+
+_TRIES = 16  # samples tried in place of a bad one
+_STOP = Policy()
 
 
 @dataclass(frozen=True)
@@ -29,64 +31,109 @@ class Batch:
 
     images_BCHW: Tensor
     labels_BL: Tensor
-    ids_B: NDArray[np.int64]
-    epochs_B: NDArray[np.int64]
+    ids_B: Ids
+    epochs_B: Ids
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How a view is cut and decoded."""
+    """How views are cut, decoded and read ahead.
 
-    size: int
-    mean: float
-    std: float
-    crop_scale: tuple[float, float]
-    flip: bool
-    eval_crop: float
-    decoder: str
-    hw_decoder_load: float
-    threads: int
-    prefetch: int
+    `threads` decode, `readers` fetch bytes; `prefetch` batches are decoded ahead and as many more
+    as there are readers are fetched ahead.
+    """
+
+    spec: ViewSpec
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    eval_crop: float = 1.0
+    threads: int = 2
+    readers: int = 2
+    prefetch: int = 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch a rank takes: `accumulation` micro-batches a step."""
+
+    micro_batch: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a step over all ranks."""
+        return self.micro_batch * self.accumulation * self.world_size
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample as it was read."""
+
+    id: int
+    encoded: NDArray[np.uint8]
+    header: Header
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A batch's samples, read: `ids_B` will be shown where the order wanted `wanted_B`."""
+
+    epochs_B: Ids
+    wanted_B: Ids
+    ids_B: Ids
+    encoded: list[NDArray[np.uint8]]
+    sizes: list[tuple[int, int]]
+    labels: list[NDArray[np.int32]]
+
+
+# Windows and flips and what else the pipeline takes, from (ids, epochs, sizes).
+_Draw = Callable[[_Chunk], dict[str, NDArray[Any]]]
 
 
 def training_batches(
     dataset: Dataset,
     order: SampleOrder,
     settings: ViewSettings,
+    share: Share,
     *,
     seed: int,
-    micro_batch: int,
-    accumulation: int,
-    rank: int,
-    world_size: int,
-    first_step: int,
     device: torch.device,
+    samples_seen: int = 0,
+    group: int = 1,
+    quarantine: Quarantine | None = None,
+    known_bad: Iterable[int] = (),
 ) -> Iterator[Batch]:
-    """This rank's endless micro-batches, `accumulation` a step, from `first_step` on.
+    """This rank's endless micro-batches after `samples_seen` samples of the run.
 
-    The global batch of a step is the same set of views for every world size and split.
+    The global batch of a step is the same set of views for every world size and split; `group`
+    neighbours of it stay in one micro-batch.
     """
+    spec = settings.spec
+    choices = num_choices(spec.augment.kind)
 
-    def positions() -> Iterator[int]:
-        step = first_step
+    def parts() -> Iterator[tuple[Ids, Ids]]:
+        start = samples_seen
         while True:
-            for micro in range(accumulation):
-                place = (step * accumulation + micro) * world_size + rank
-                yield place * micro_batch
-            step += 1
+            yield from order.share(start, share.global_batch, share.rank, share.world_size,
+                                   share.accumulation, group)  # fmt: skip
+            start += share.global_batch
 
-    def windows(ids_B: Any, epochs_B: Any, sizes: list[tuple[int, int]]) -> Any:
-        u_BC = draws.uniform(draws.CROP, seed, epochs_B, ids_B, DRAWS_PER_CROP)
-        return [
+    def draw(chunk: _Chunk) -> dict[str, NDArray[Any]]:
+        who = (chunk.epochs_B, chunk.ids_B)
+        u_BC = draws.uniform(draws.CROP, seed, *who, DRAWS_PER_CROP)
+        windows = [
             random_window(*size, settings.crop_scale, u_C)
-            for size, u_C in zip(sizes, u_BC, strict=True)
+            for size, u_C in zip(chunk.sizes, u_BC, strict=True)
         ]
+        flips_B = settings.flip & (draws.uniform(draws.FLIP, seed, *who, 1)[:, 0] < 0.5)
+        augmentations = draw_augmentations(spec.augment, choices, spec.size, seed, *who)
+        return _view_inputs(windows, flips_B) | augmentations
 
-    def flips(ids_B: Any, epochs_B: Any) -> Any:
-        return settings.flip & (draws.uniform(draws.FLIP, seed, epochs_B, ids_B, 1)[:, 0] < 0.5)
-
-    chunks = (order.at(start, micro_batch) for start in positions())
-    yield from _batches(dataset, chunks, windows, flips, settings, micro_batch, device)
+    source = _Source(dataset, seed, quarantine or Quarantine(_STOP, len(dataset)), set(known_bad))
+    return _batches(source, parts(), draw, settings, share.micro_batch, device)
 
 
 def evaluation_batches(
@@ -94,74 +141,199 @@ def evaluation_batches(
     settings: ViewSettings,
     *,
     batch: int,
-    rank: int,
-    world_size: int,
+    rank: int = 0,
+    world_size: int = 1,
     device: torch.device,
-    ids: NDArray[np.int64] | None = None,
+    ids: Ids | None = None,
+    policy: Policy = _STOP,
 ) -> Iterator[Batch]:
     """This rank's share of the set (or of `ids`) once, centre crops; the shares are disjoint
-    and complete."""
+    and complete. Where the policy skips a bad sample, none is shown in its place."""
     ids = (np.arange(len(dataset)) if ids is None else ids)[rank::world_size]
-    chunks = (
-        (np.zeros(len(part), dtype=np.int64), part)
-        for part in (ids[i : i + batch] for i in range(0, len(ids), batch))
-    )
+    chunks = (ids[i : i + batch] for i in range(0, len(ids), batch))
+    parts = ((np.zeros_like(part), part) for part in chunks)
 
-    def windows(ids_B: Any, epochs_B: Any, sizes: list[tuple[int, int]]) -> Any:
-        return [centre_window(*size, settings.eval_crop) for size in sizes]
+    def draw(chunk: _Chunk) -> dict[str, NDArray[Any]]:
+        windows = [centre_window(*size, settings.eval_crop) for size in chunk.sizes]
+        return _view_inputs(windows, np.zeros(len(chunk.ids_B), dtype=bool))
 
-    def flips(ids_B: Any, epochs_B: Any) -> Any:
-        return np.zeros(len(ids_B), dtype=bool)
+    source = _Source(dataset, 0, Quarantine(policy, len(dataset)), replaces=False)
+    plain = replace(settings, spec=replace(settings.spec, augment=AugmentSettings()))
+    return _batches(source, parts, draw, plain, batch, device)
 
-    yield from _batches(dataset, chunks, windows, flips, settings, batch, device)
+
+def _view_inputs(
+    windows: list[tuple[int, int, int, int]], flips_B: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    boxes_B4 = np.array(windows, dtype=np.int32)
+    return {
+        "anchors": boxes_B4[:, :2].copy(),
+        "shapes": boxes_B4[:, 2:].copy(),
+        "flips": flips_B.astype(np.int32),
+    }
+
+
+@dataclass
+class _Source:
+    """Reads samples; a bad one is noted and another one of the set (or none) put in its place."""
+
+    dataset: Dataset
+    seed: int
+    quarantine: Quarantine
+    bad: set[int] = field(default_factory=set)
+    replaces: bool = True
+
+    def chunk(self, part: tuple[Ids, Ids]) -> _Chunk:
+        """The samples of a batch. Raises `RankError` where the policy says stop."""
+        epochs_B, wanted_B = part
+        found = [self._good(int(e), int(i)) for e, i in zip(epochs_B, wanted_B, strict=True)]
+        here = [place for place, sample in enumerate(found) if sample is not None]
+        good = [sample for sample in found if sample is not None]
+        return _Chunk(
+            epochs_B[here],
+            wanted_B[here],
+            np.array([sample.id for sample in good], dtype=np.int64),
+            [sample.encoded for sample in good],
+            [(sample.header.height, sample.header.width) for sample in good],
+            [sample.labels for sample in good],
+        )
+
+    def note(self, sample: int, reason: str) -> None:
+        """A sample turned out bad."""
+        self.bad.add(sample)
+        self.quarantine.add(self.dataset.defect(sample, reason))
+
+    def _good(self, epoch: int, wanted: int) -> _Sample | None:
+        """The sample, or one drawn in its place: the same one whichever rank asks, and whenever."""
+        sample = wanted
+        for attempt in range(1, _TRIES + 1):
+            if sample not in self.bad:
+                try:
+                    encoded = self.dataset.read(sample)
+                    labels = self.dataset.labels_of(sample)
+                    return _Sample(sample, encoded, read_header(encoded), labels)
+                except BadImageError as error:
+                    self.note(sample, str(error))
+            if not self.replaces:
+                return None
+            drawn = draws.bits(draws.REPLACE, self.seed, epoch, wanted, attempt).item()
+            sample = int(drawn % len(self.dataset))
+        raise RankError(
+            "data",
+            f"{_TRIES} bad samples one after the other, in place of "
+            f"{self.dataset.defect(wanted, 'bad')}",
+            "a set that can be read",
+            "check that the data set is still there",
+        )
+
+
+class _Feed:
+    """Gives the pipeline its batches in order, read ahead by threads, and remembers those that it
+    has not given back, so that they can be fed again."""
+
+    def __init__(
+        self, source: _Source, parts: Iterator[tuple[Ids, Ids]], draw: _Draw, spec: ViewSpec,
+        readers: int,
+    ) -> None:  # fmt: skip
+        self._source, self._parts, self._draw, self._spec = source, parts, draw, spec
+        self._pool = ThreadPoolExecutor(readers)
+        self._ahead: deque[Future[_Chunk]] = deque()
+        self._again: deque[_Chunk] = deque()
+        self.in_flight: deque[_Chunk] = deque()
+        self.error: UserError | None = None
+        for _ in range(readers):
+            self._read_one_more()
+
+    def __call__(self) -> tuple[Any, ...]:
+        """The next batch's inputs. Nothing but the end is raised into DALI, which would report
+        it late and repeat it; the error is kept."""
+        try:
+            chunk = self._next_chunk()
+        except UserError as error:
+            self.error = error
+            raise StopIteration from None
+        self.in_flight.append(chunk)
+        given = {"encoded": chunk.encoded, **self._draw(chunk)}
+        return tuple(given[name] for name in self._spec.inputs)
+
+    def rewind(self) -> None:
+        """Give what is in flight once more, without what has been found bad since."""
+        waiting = [*self.in_flight, *self._again]
+        self.in_flight.clear()
+        self._again = deque(self._source.chunk((c.epochs_B, c.wanted_B)) for c in waiting)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next_chunk(self) -> _Chunk:
+        while True:
+            if self._again:
+                chunk = self._again.popleft()
+            elif self._ahead:
+                chunk = self._ahead.popleft().result()
+                self._read_one_more()
+            else:
+                raise StopIteration
+            if len(chunk.ids_B):
+                return chunk
+
+    def _read_one_more(self) -> None:
+        part = next(self._parts, None)
+        if part is not None:
+            self._ahead.append(self._pool.submit(self._source.chunk, part))
 
 
 def _batches(
-    dataset: Dataset,
-    chunks: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    windows: Any,
-    flips: Any,
-    settings: ViewSettings,
-    batch: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Run the pipeline over chunks of (epochs, ids); it reads ahead, so identities are queued."""
-    queue: deque[tuple[NDArray[np.int64], NDArray[np.int64]]] = deque()
+    source: _Source, parts: Iterator[tuple[Ids, Ids]], draw: _Draw, settings: ViewSettings,
+    batch: int, device: torch.device,
+) -> Iterator[Batch]:  # fmt: skip
+    """Run the pipeline over the parts."""
+    spec, dataset = settings.spec, source.dataset
+    feed = _Feed(source, parts, draw, spec, settings.readers)
 
-    def source() -> tuple[Any, Any, Any, Any]:
-        epochs_B, ids_B = next(chunks)
-        queue.append((epochs_B, ids_B))
-        encoded = [dataset.read(int(sample)) for sample in ids_B]
-        sizes = [
-            image_size(data, dataset.name_of(int(i)))
-            for i, data in zip(ids_B, encoded, strict=True)
-        ]
-        boxes_B4 = np.array(windows(ids_B, epochs_B, sizes), dtype=np.int32)
-        flips_B = flips(ids_B, epochs_B).astype(np.int32)
-        return encoded, boxes_B4[:, :2].copy(), boxes_B4[:, 2:].copy(), flips_B
+    def build() -> ViewPipeline:
+        return ViewPipeline(
+            feed, spec, batch=batch, threads=settings.threads, prefetch=settings.prefetch,
+            device=device,
+        )  # fmt: skip
 
-    pipeline = ViewPipeline(
-        source,
-        batch=batch,
-        size=settings.size,
-        mean=settings.mean,
-        std=settings.std,
-        decoder=settings.decoder,
-        hw_decoder_load=settings.hw_decoder_load,
-        threads=settings.threads,
-        prefetch=settings.prefetch,
-        device=device,
-    )
-    while True:
-        try:
-            images_BCHW = pipeline.next()
-        except StopIteration:
-            return
-        except RuntimeError as error:  # DALI does not say which sample it could not decode
-            for _, ids_B in queue:
-                for sample in ids_B:
-                    require_decodable(dataset.read(int(sample)), dataset.name_of(int(sample)))
-            raise error
-        epochs_B, ids_B = queue.popleft()
-        labels_BL = torch.from_numpy(dataset.labels(ids_B)).to(device, non_blocking=True)
-        yield Batch(images_BCHW, labels_BL, ids_B, epochs_B)
+    pipeline = build()
+    try:
+        while True:
+            try:
+                images_BCHW = pipeline.next()
+            except StopIteration:
+                if feed.error:
+                    raise feed.error from None
+                return
+            except RuntimeError as error:  # DALI does not say which image it could not decode
+                if not _note_undecodable(source, feed.in_flight, spec.decoder, device):
+                    raise error
+                feed.rewind()
+                pipeline = build()
+                continue
+            chunk = feed.in_flight.popleft()
+            labels_BL = padded_labels(chunk.labels, dataset.labels_per_image)
+            on_device = torch.from_numpy(labels_BL).to(device, non_blocking=True)
+            yield Batch(images_BCHW, on_device, chunk.ids_B, chunk.epochs_B)
+    finally:
+        feed.close()
+
+
+def _note_undecodable(
+    source: _Source, chunks: Iterable[_Chunk], decoder: str, device: torch.device
+) -> bool:
+    """Find the images among those in flight that PIL or the pipeline's decoder refuses."""
+    check = DecodeCheck(batch=1, threads=1, decoder=decoder, device=device)
+    found = False
+    for chunk in chunks:
+        for sample, encoded in zip(chunk.ids_B, chunk.encoded, strict=True):
+            try:
+                require_decodable(encoded)
+                if not check.decodes([encoded]):
+                    raise BadImageError("not decodable by DALI")
+            except BadImageError as error:
+                source.note(int(sample), str(error))
+                found = True
+    return found

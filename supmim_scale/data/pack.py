@@ -1,78 +1,133 @@
-"""Packing a folder per class, or a CSV of path,label, into shuffled WebDataset shards."""
+"""Packing any readable set into shuffled WebDataset shards, in parallel and resumable."""
 
-import csv
+import json
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from supmim_scale.data.shards import IMAGE_EXTENSIONS, parse_labels, write_shard
+from supmim_scale.data.dataset import Dataset
+from supmim_scale.data.encoded import BadImageError, read_header
+from supmim_scale.data.quarantine import Policy, read_list, require_few, require_usable, write_list
+from supmim_scale.data.shards import MANIFEST, sha256_of, write_manifest, write_shard
+from supmim_scale.data.table import Defect, TableFacts
 from supmim_scale.errors import UserError
 
+NOTE = "pack.json"
+QUARANTINE = "quarantine.jsonl"
 
-def pack(source: Path, out: Path, shard_size: int, seed: int) -> int:
-    """Write `source`'s images to `out`/NAME-000000.tar ...; returns their number.
 
-    The samples are shuffled over all shards. A folder's classes are its subfolders in sorted
-    order, written to `out`/classes.txt. JPEG bytes are copied, not re-encoded. Raises
-    `UserError` before the first shard is written if a file is missing or a label is none.
+@dataclass(frozen=True)
+class PackSpec:
+    """`shard_size` images a shard; `seed` of the global shuffle; `skip_bad` leaves out samples
+    that are no whole images, and lists them."""
+
+    shard_size: int = 5000
+    seed: int = 0
+    skip_bad: bool = False
+
+
+def pack(dataset: Dataset, out: Path, spec: PackSpec, classes: list[str], workers: int) -> int:
+    """Write the set's images to `out`/NAME-000000.tar ...; returns how many were packed.
+
+    The samples are shuffled over all shards. Bytes are copied, not re-encoded. Whole shards are
+    kept, so that a second call finishes an interrupted one. `SHA256SUMS` comes last: a folder
+    with it is complete. Raises `UserError` for a bad sample unless `spec.skip_bad`.
     """
-    if shard_size < 1:
-        raise UserError("--shard-size", f"{shard_size}", "1 or more", "raise it")
-    if any(out.glob("*.tar")):
-        raise UserError(str(out), "shards", "a folder without any", "name another folder")
-    samples = _from_folder(source, out) if source.is_dir() else _from_csv(source)
-    if not samples:
-        raise UserError(str(source), "no image", f"files ending in {IMAGE_EXTENSIONS}", "check it")
-    order = np.random.default_rng(seed).permutation(len(samples))
-    out.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(order), shard_size)
-    with tqdm(total=len(order), desc="pack", unit="image", disable=None) as bar:
-        for number, start in enumerate(starts):
-            chosen = [(int(i), *samples[i]) for i in order[start : start + shard_size]]
-            path = out / f"{source.stem}-{number:06d}.tar"
-            bar.update(write_shard(path, _read(chosen)))
-    return len(order)
-
-
-def _read(samples: list[tuple[int, Path, str]]) -> Iterator[tuple[str, bytes, str, str]]:
-    for number, path, label in samples:
-        yield f"{number:09d}", path.read_bytes(), path.suffix[1:].lower(), label
-
-
-def _from_folder(source: Path, out: Path) -> list[tuple[Path, str]]:
-    classes = sorted(entry.name for entry in source.iterdir() if entry.is_dir())
-    if not classes:
-        raise UserError(str(source), "no subfolder", "a subfolder a class", "check the path")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "classes.txt").write_text("\n".join(classes) + "\n")
-    return [
-        (path, str(label))
-        for label, name in enumerate(classes)
-        for path in sorted((source / name).rglob("*"))
-        if path.suffix[1:].lower() in IMAGE_EXTENSIONS
+    if spec.shard_size < 1:
+        raise UserError("--shard-size", f"{spec.shard_size}", "1 or more", "raise it")
+    policy = Policy(skip=spec.skip_bad, rate=1.0)
+    require_usable(dataset, policy)
+    _require_same(dataset, out, spec)
+    order = np.random.default_rng(spec.seed).permutation(len(dataset))
+    starts = range(0, len(dataset), spec.shard_size)
+    paths = [out / f"{out.name}-{number:06d}.tar" for number in range(len(starts))]
+    jobs = [
+        (path, start, order[start : start + spec.shard_size])
+        for path, start in zip(paths, starts, strict=True)
+        if not path.exists()
     ]
+    write = partial(_write, dataset.tables, spec)
+    with (
+        tqdm(total=len(dataset), desc="pack", unit="image", disable=None) as bar,
+        # Not forked: this process may hold DALI's and torch's threads.
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+    ):
+        bar.initial = len(dataset) - sum(len(chosen) for _, _, chosen in jobs)  # packed before
+        bar.reset(len(dataset))
+        for images in pool.map(write, jobs):
+            bar.update(images)
+    if classes:
+        (out / "classes.txt").write_text("\n".join(classes) + "\n")
+    bad = [d for path in paths if (p := _list_of(path)).exists() for d in read_list(p)]
+    if bad or dataset.defects:
+        write_list(out / QUARANTINE, [*dataset.defects, *bad])
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        sums = pool.map(sha256_of, paths)
+        write_manifest(out / MANIFEST, {p.name: s for p, s in zip(paths, sums, strict=True)})
+    return len(dataset) - len(bad)
 
 
-def _from_csv(source: Path) -> list[tuple[Path, str]]:
-    """Rows of path,label; paths are relative to the CSV; several labels are separated by blanks."""
+def _write(
+    tables: tuple[TableFacts, ...], spec: PackSpec, job: tuple[Path, int, NDArray[np.int64]]
+) -> int:
+    """Write one shard, and before it appears the list of what was left out of it."""
+    path, start, chosen = job
+    dataset = _opened(tables)
+    bad: list[Defect] = []
+
+    def samples() -> Iterator[tuple[str, bytes, str, str | None]]:
+        for place, sample in enumerate(chosen.tolist(), start=start):
+            try:
+                encoded = dataset.read(sample)
+                kind = read_header(encoded).kind
+            except BadImageError as error:
+                bad.append(dataset.defect(sample, str(error)))
+                require_few(bad, len(bad), len(dataset), Policy(skip=spec.skip_bad, rate=1.0))
+                continue
+            labels = dataset.labels_of(sample)
+            yield (
+                f"{place:010d}",
+                encoded.tobytes(),
+                kind,
+                " ".join(map(str, labels)) if len(labels) else None,
+            )
+        if bad:
+            write_list(_list_of(path), bad)
+
+    write_shard(path, samples())
+    return len(chosen)
+
+
+@lru_cache(maxsize=1)
+def _opened(tables: tuple[TableFacts, ...]) -> Dataset:
+    return Dataset(tables)
+
+
+def _list_of(path: Path) -> Path:
+    return path.with_name(path.name + ".bad.jsonl")
+
+
+def _require_same(dataset: Dataset, out: Path, spec: PackSpec) -> None:
+    """Note down what `out` is packed from. Raises `UserError` if it was begun from another set."""
+    note = out / NOTE
+    facts = {"samples": len(dataset), "digest": dataset.digest, "shard_size": spec.shard_size,
+             "seed": spec.seed, "skip_bad": spec.skip_bad}  # fmt: skip
+    wanted = json.dumps(facts)
+    if note.exists() and note.read_text() != wanted:
+        raise UserError(
+            str(out), f"shards of {note.read_text()}", wanted, "name another folder or remove it"
+        )
+    if not note.exists() and any(out.glob("*.tar")):
+        raise UserError(str(out), "shards", "a folder without any", "name another folder")
     try:
-        text = source.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(source), str(error), "a folder or a CSV file", "check it") from None
-    rows = csv.DictReader(text.splitlines())
-    if not {"path", "label"} <= set(rows.fieldnames or ()):
-        found = f"columns {', '.join(rows.fieldnames or ()) or 'none'}"
-        raise UserError(str(source), found, "a header line path,label", "add it")
-    samples = []
-    for line, row in enumerate(rows, start=2):
-        where = f"{source}, line {line}"
-        path = source.parent / (row["path"] or "")
-        if not path.is_file():
-            raise UserError(where, f"no file {path}", "an image", "mend the path")
-        if path.suffix[1:].lower() not in IMAGE_EXTENSIONS:
-            raise UserError(where, path.name, f"one of {', '.join(IMAGE_EXTENSIONS)}", "convert it")
-        parse_labels((row["label"] or "").encode() or b"-1", where)
-        samples.append((path, row["label"]))
-    return samples
+        out.mkdir(parents=True, exist_ok=True)
+        note.write_text(wanted)
+    except OSError as error:
+        raise UserError(str(out), str(error), "a writable folder", "name another") from None

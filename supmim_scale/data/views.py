@@ -1,44 +1,11 @@
 """Which part of an image a view shows: crop windows as pure functions of the sample."""
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from supmim_scale.errors import RankError
 
 _RATIO = (3 / 4, 4 / 3)  # aspect ratios of torchvision's RandomResizedCrop
 _TRIES = 10
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 DRAWS_PER_CROP = 4 * _TRIES
-
-
-def image_size(encoded: NDArray[np.uint8], name: str) -> tuple[int, int]:
-    """(height, width) from an encoded image's header, without decoding it.
-
-    Raises `RankError` with the sample's `name` where there is no such header.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded.tobytes())) as image:
-            return image.height, image.width
-    except OSError:
-        raise _no_image(name, f"{encoded[:8].tobytes()!r} at its start") from None
-
-
-def require_decodable(encoded: NDArray[np.uint8], name: str) -> None:
-    """Raise `RankError` unless the whole image decodes and ends as a JPEG must."""
-    try:
-        with Image.open(io.BytesIO(encoded.tobytes())) as image:
-            image.load()
-    except OSError as error:
-        raise _no_image(name, str(error)) from None
-    if encoded[:2].tobytes() == _JPEG_START and encoded[-2:].tobytes() != _JPEG_END:
-        raise _no_image(name, "no end-of-image marker")
-
-
-def _no_image(name: str, found: str) -> RankError:
-    return RankError(name, found, "a whole image", "replace the sample or pack without it")
 
 
 def random_window(

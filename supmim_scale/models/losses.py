@@ -23,7 +23,12 @@ def class_targets(labels_BL: Tensor, num_classes: int, kind: str, smoothing: flo
 
 
 def class_loss(logits_BK: Tensor, targets_BK: Tensor, kind: str) -> Tensor:
-    """Mean over images of the softmax or (summed over classes) sigmoid cross-entropy."""
+    """Mean over images of the softmax or (summed over classes) sigmoid cross-entropy.
+
+    none: 0, with the head still in the graph: a parameter without a gradient is wrong under ZeRO.
+    """
+    if kind == "none":
+        return 0.0 * logits_BK.float().sum()
     if kind == "softmax":
         return F.cross_entropy(logits_BK.float(), targets_BK)
     loss = F.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK, reduction="sum")

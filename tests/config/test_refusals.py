@@ -37,6 +37,14 @@ def refused(capsys, *arguments):
         ("optim.warmup_steps=1000", ["warm-up", "220"]),
         ("optim.cooldown_steps=9", ["cosine"]),
         ("mim.target=vqgan", ["mim.vqgan"]),
+        ("data.reader=lmdb", ["data.reader", "webdataset, tfrecord, folder, list"]),
+        ("data.reader=tfrecords", ["did you mean tfrecord"]),
+        ("augment.kind=randaugment", ["did you mean rand_augment"]),
+        ("augment.magnitude=9", ["augment.magnitude", "share from 0 to 1"]),
+        ("augment.mixup_alpha=-1", ["augment.mixup_alpha", "0 or more"]),
+        ("input.bad_samples=ignore", ["input.bad_samples", "stop, skip"]),
+        ("input.bad_rate=2", ["input.bad_rate", "share from 0 to 1"]),
+        ("input.readers=0", ["input.readers", "above 0"]),
         ("loss.label_smoothing=2", ["share from 0 to 1"]),
         ("nonsense", ["section.key=value"]),
     ],
@@ -107,6 +115,52 @@ def test_batch_numbers_that_do_not_multiply_out_are_one_line(capsys, shards):
     assert "optim.global_batch" in line
     line = refused(capsys, "check", "smoke", root, "engine.micro_batch=48")
     assert "48 x 1 ranks" in line
+
+
+def test_a_pattern_without_a_match_is_one_line(capsys, shards):
+    line = refused(capsys, "check", "smoke", f"input.root={shards}", "data.train=train/*.tgz")
+    for word in ("data.train", "train/*.tgz", "no match"):
+        assert word in line
+
+
+@pytest.mark.parametrize("reader", ["tfrecord", "list", "folder"])
+def test_shards_of_another_kind_are_one_line(capsys, shards, reader):
+    line = refused(capsys, "check", "smoke", f"input.root={shards}", f"data.reader={reader}")
+    assert "data.train" in line
+
+
+def test_more_ranks_than_shards_are_one_line_where_the_recipe_is_strict(capsys, shards):
+    """Three shards: enough for two ranks, not for four, nor for two that mix pairs."""
+    recipe = ["check", "smoke", f"input.root={shards}", "input.strict_shards=true"]
+    assert main([*recipe, "--ranks", "2"]) == 0
+    for more in (["--ranks", "4"], ["--ranks", "2", "augment.mixup_alpha=0.8"]):
+        line = refused(capsys, *recipe, *more)
+        assert "input.strict_shards" in line
+        assert "3 shards read side by side" in line
+
+
+def test_a_class_list_of_another_length_is_one_line(capsys, shards):
+    line = refused(
+        capsys, "check", "smoke", f"input.root={shards}", "data.classes=timm/imagenet22k"
+    )
+    assert "set model.num_classes=21841" in line
+
+
+def test_mixing_pairs_in_odd_micro_batches_is_one_line(capsys, shards):
+    recipe = ["check", "smoke", f"input.root={shards}", "augment.cutmix_alpha=1"]
+    assert "even micro-batch" in refused(capsys, *recipe, "engine.micro_batch=1")
+    assert main([*recipe, "engine.micro_batch=2"]) == 0
+
+
+def test_nothing_to_learn_is_one_line(capsys):
+    assert "loss.kind" in refused(capsys, "check", "smoke", "loss.kind=none", "mim.weight=0")
+
+
+def test_a_quarantine_list_that_is_none_is_one_line(capsys, shards, tmp_path):
+    (tmp_path / "list").write_text("nonsense\n")
+    recipe = ["check", "smoke", f"input.root={shards}", f"input.quarantine={tmp_path / 'list'}"]
+    assert "input.bad_samples=skip" in refused(capsys, *recipe)
+    assert "data verify" in refused(capsys, *recipe, "input.bad_samples=skip")
 
 
 @pytest.mark.parametrize(

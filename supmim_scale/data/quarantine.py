@@ -1,0 +1,112 @@
+"""What a run does with samples that cannot be read: stop, or replace up to a stated rate."""
+
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from supmim_scale.data.dataset import Dataset
+from supmim_scale.data.table import Defect, source_name
+from supmim_scale.errors import RankError, UserError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`skip`: bad samples are replaced, at most `rate` of the set's samples; else they stop."""
+
+    skip: bool = False
+    rate: float = 0.0
+
+    def allows(self, num_bad: int, num_samples: int) -> bool:
+        """Whether so many bad samples of a set may be skipped."""
+        return num_bad == 0 or (self.skip and num_bad <= self.rate * num_samples)
+
+
+class Quarantine:
+    """Bad samples that this rank has met, each once; safe to call from several threads."""
+
+    def __init__(self, policy: Policy, num_samples: int, path: Path | None = None) -> None:
+        self._policy, self._num_samples, self._path = policy, num_samples, path
+        self._met: dict[tuple[str, str], Defect] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Bad samples met."""
+        return len(self._met)
+
+    def add(self, defect: Defect) -> None:
+        """Note a bad sample, on disk first. Raises `RankError` where the policy says stop."""
+        with self._lock:
+            if (defect.source, defect.key) in self._met:
+                return
+            self._met[defect.source, defect.key] = defect
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._path, "a") as file:
+                    file.write(json.dumps(asdict(defect)) + "\n")
+            self.require_few(self.count)
+
+    def require_few(self, count: int) -> None:
+        """Raise `RankError` if `count` bad samples, over all ranks, are more than allowed."""
+        if self._policy.allows(count, self._num_samples):
+            return
+        raise RankError(*_refusal(list(self._met.values()), count, self._num_samples, self._policy))
+
+
+def require_usable(dataset: Dataset, policy: Policy) -> None:
+    """Raise `UserError` if indexing left out, or sources that are gone take along, more samples
+    than the policy allows."""
+    lost = sum(facts.num_samples for facts in dataset.gone)
+    defects = [
+        Defect(source_name(f.source), "", "gone", f"{f.num_samples} samples; or remove {f.index}")
+        for f in dataset.gone
+    ] + dataset.defects
+    require_few(defects, lost + len(dataset.defects), len(dataset), policy)
+
+
+def require_few(defects: list[Defect], count: int, num_samples: int, policy: Policy) -> None:
+    """Raise `UserError` if `count` bad samples are more than the policy allows."""
+    if not policy.allows(count, num_samples):
+        raise UserError(*_refusal(defects, count, num_samples, policy))
+
+
+def read_list(path: Path) -> list[Defect]:
+    """The defects of a quarantine file. Raises `UserError` where it is none."""
+    try:
+        return [Defect(**json.loads(line)) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            "input.quarantine", f"{path} ({error})", "a file of supmim-scale data verify",
+            "check the path",
+        ) from None  # fmt: skip
+
+
+def write_list(path: Path, defects: Iterable[Defect]) -> None:
+    """Write a quarantine file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(json.dumps(asdict(defect)) + "\n" for defect in defects))
+    part.replace(path)
+
+
+def _refusal(
+    defects: list[Defect], count: int, num_samples: int, policy: Policy
+) -> tuple[str, str, str, str]:
+    shown = "; ".join(str(defect) for defect in defects[:_SHOWN])
+    more = f"; and {count - _SHOWN} more" if count > min(_SHOWN, len(defects)) else ""
+    allowed = f"at most {policy.rate:g} of {num_samples} samples" if policy.skip else "none"
+    fix = (
+        "raise input.bad_rate if that is expected"
+        if policy.skip
+        else "set input.bad_samples=skip to go on without them"
+    )
+    return (
+        "data",
+        f"{count} bad sample{'s' if count != 1 else ''}: {shown}{more}",
+        f"{allowed} (input.bad_samples={'skip' if policy.skip else 'stop'})",
+        f"list them all with supmim-scale data verify, or {fix}",
+    )

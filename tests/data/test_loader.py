@@ -1,0 +1,358 @@
+"""Real DALI pipelines on real JPEGs, against PIL and torchvision's rules."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from supmim_scale.cli import main
+from supmim_scale.data import views
+from supmim_scale.data.augment import AugmentSettings
+from supmim_scale.data.dali import ViewSpec, view_pipeline
+from supmim_scale.data.dataset import open_dataset
+from supmim_scale.data.loader import (
+    Share,
+    ViewSettings,
+    evaluation_batches,
+    training_batches,
+)
+from supmim_scale.data.order import SampleOrder
+from supmim_scale.data.quarantine import Policy, Quarantine
+from supmim_scale.data.readers import Layout
+from supmim_scale.data.shards import write_shard
+from supmim_scale.errors import RankError, UserError
+from supmim_scale.models.torchvision_ops import declare_missing_ops
+
+SETTINGS = ViewSettings(ViewSpec(32, 0.5, 0.5), crop_scale=(0.3, 1.0))
+EVERYTHING = replace(
+    SETTINGS,
+    spec=replace(
+        SETTINGS.spec,
+        augment=AugmentSettings("three_augment", color_jitter=0.3, erase_prob=0.5),
+    ),
+)
+CPU = torch.device("cpu")
+
+
+def dataset(shards, split="train"):
+    return open_dataset(shards, split, Layout(), num_classes=16)
+
+
+def test_a_view_is_what_pil_makes_of_the_same_window(shards):
+    held_out = dataset(shards, "val")
+    batches = list(evaluation_batches(held_out, SETTINGS, batch=8, device=CPU))
+    assert [len(batch.ids_B) for batch in batches] == [8, 8, 8, 8, 1]
+    for sample, view in zip(batches[0].ids_B, batches[0].images_BCHW, strict=True):
+        image = Image.open(io.BytesIO(held_out.read(int(sample)).tobytes()))
+        top, left, height, width = views.centre_window(image.height, image.width, 1.0)
+        window = image.crop((left, top, left + width, top + height))
+        small = window.resize((32, 32), Image.Resampling.BILINEAR)
+        expected = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
+        levels = (view - expected).abs() * 127.5
+        # Rounding inside; at the window's edge chroma is upsampled from the window alone.
+        assert levels[:, 2:-2, 2:-2].max() < 1.01
+        assert levels.mean() < 0.3
+
+
+def test_a_training_view_is_torchvisions_resized_crop_of_the_same_window(shards):
+    """Tolerance: 1 of 255 levels inside the view, 0.3 on average with its edges."""
+    declare_missing_ops()
+    from torchvision.transforms.functional import hflip, resized_crop
+
+    from supmim_scale import draws
+
+    train = dataset(shards)
+    order = SampleOrder(train.sizes, seed=3, lanes=3)
+    batch = next(training_batches(train, order, SETTINGS, Share(24), seed=3, device=CPU))
+    who = (batch.epochs_B, batch.ids_B)
+    u_BC = draws.uniform(draws.CROP, 3, *who, views.DRAWS_PER_CROP)
+    flips_B = draws.uniform(draws.FLIP, 3, *who, 1)[:, 0] < 0.5
+    assert 0 < flips_B.sum() < 24
+    gaps = []
+    for sample, u_C, flip, view in zip(batch.ids_B, u_BC, flips_B, batch.images_BCHW, strict=True):
+        image = Image.open(io.BytesIO(train.read(int(sample)).tobytes()))
+        window = views.random_window(image.height, image.width, (0.3, 1.0), u_C)
+        small = resized_crop(image, *window, [32, 32], antialias=True)
+        small = hflip(small) if flip else small
+        expected = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
+        gaps.append((view - expected).abs() * 127.5)
+    levels = torch.stack(gaps)
+    assert levels[:, :, 2:-2, 2:-2].max() < 1.01
+    assert levels.mean() < 0.3
+
+
+def test_exif_orientation_is_left_alone_as_in_pil(tmp_path):
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees on display
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:, :32] = 255
+    Image.fromarray(pixels).save(folder / "x.jpg", exif=exif, quality=95)
+    assert main(["data", "pack", str(tmp_path / "images"), str(tmp_path / "out/train")]) == 0
+    packed = open_dataset(tmp_path / "out", "train", Layout())
+    (batch,) = evaluation_batches(packed, SETTINGS, batch=1, device=CPU)
+    left, right = batch.images_BCHW[0, :, :, 2].mean(), batch.images_BCHW[0, :, :, -3].mean()
+    assert left > 0.9
+    assert right < -0.9
+
+
+def steps(shards, ranks, accumulation=1, count=4, first=0, settings=EVERYTHING, batch=24, group=1):
+    """(views, labels) by sample id of some global batches, a dict a step."""
+    train = dataset(shards)
+    order = SampleOrder(train.sizes, seed=3, lanes=2)
+    loaders = [
+        training_batches(
+            train, order, settings, Share(batch // ranks // accumulation, accumulation, r, ranks),
+            seed=3, device=CPU, samples_seen=first * batch, group=group,
+        )
+        for r in range(ranks)
+    ]  # fmt: skip
+    found = []
+    for _ in range(count):
+        parts = [next(loader) for loader in loaders for _ in range(accumulation)]
+        ids = np.concatenate([p.ids_B for p in parts])
+        assert len(ids) == batch
+        shown = zip(torch.cat([p.images_BCHW for p in parts]),
+                    torch.cat([p.labels_BL for p in parts]), strict=True)  # fmt: skip
+        epochs = np.concatenate([p.epochs_B for p in parts])
+        found.append(dict(zip(zip(epochs.tolist(), ids.tolist(), strict=True), shown, strict=True)))
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key][0], b[key][0])
+        assert torch.equal(a[key][1], b[key][1])
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(2, 1), (3, 1), (2, 4)])
+@pytest.mark.parametrize("group", [1, 2])
+def test_the_global_batch_is_the_same_for_every_split(shards, ranks, accumulation, group):
+    """Bit for bit, with augmentation, and over an epoch's end."""
+    whole = steps(shards, 1, count=5, group=group)
+    split = steps(shards, ranks, accumulation, count=5, group=group)
+    for a, b in zip(whole, split, strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_later_start_continues_the_same_sequence_bit_for_bit(shards, ranks):
+    whole = steps(shards, 1, count=6)
+    tail = steps(shards, ranks, count=2, first=4)
+    for a, b in zip(whole[4:], tail, strict=True):
+        assert_same(a, b)
+
+
+def test_rand_augment_is_the_same_for_every_split(shards):
+    spec = replace(SETTINGS.spec, augment=AugmentSettings("rand_augment", magnitude_std=0.1))
+    settings = replace(SETTINGS, spec=spec)
+    (whole,) = steps(shards, 1, count=1, settings=settings)
+    (split,) = steps(shards, 2, count=1, settings=settings)
+    assert_same(whole, split)
+
+
+def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order(shards):
+    keys = [list(step) for step in steps(shards, 1, count=8, settings=SETTINGS)]
+    ids = [sample for step in keys for _, sample in step]
+    assert sorted(ids[:96]) == sorted(ids[96:]) == list(range(96))
+    assert ids[:96] != ids[96:]
+
+
+def test_labels_are_those_in_the_tar(shards):
+    train = dataset(shards)
+    with tarfile.open(shards / "train/train-000001.tar") as tar:
+        for member in tar:
+            if member.name.endswith(".cls"):
+                number = int(member.name.split("-")[1].split(".")[0])
+                expected = int(tar.extractfile(member).read())
+                assert train.labels_of(number).tolist() == [expected]
+
+
+def test_random_windows_follow_torchvisions_statistics():
+    """Mean area share of RandomResizedCrop(scale=(0.08, 1)) on 500 x 375, 20,000 draws each."""
+    declare_missing_ops()
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    image = torch.empty(3, 375, 500)
+    theirs = [
+        RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(20000)
+    ]
+    rng = np.random.default_rng(0)
+    draws = rng.uniform(size=(20000, views.DRAWS_PER_CROP))
+    ours = [views.random_window(375, 500, (0.08, 1.0), u)[2:] for u in draws]
+    for statistic in (
+        lambda hw: np.prod(hw, axis=1).mean() / (375 * 500),
+        lambda hw: np.log(hw[:, 1] / hw[:, 0]).mean(),
+        lambda hw: np.log(hw[:, 1] / hw[:, 0]).std(),
+    ):
+        assert statistic(np.array(ours)) == pytest.approx(statistic(np.array(theirs)), abs=0.01)
+
+
+def as_gif(data):
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(out, "GIF")
+    return out.getvalue()
+
+
+def broken_huffman(data):
+    """Markers and lengths are whole; a code table counts more codes than there can be."""
+    place = data.index(b"\xff\xc4")
+    return data[: place + 5] + b"\xff" * 4 + data[place + 9 :]
+
+
+DAMAGES = {
+    "cut in half": lambda data: data[: len(data) // 2],
+    "end marker gone": lambda data: data[:-2],
+    "text": lambda data: b"no image",
+    "gif": as_gif,
+    "zeros": lambda data: bytes(len(data)),
+    "code table": broken_huffman,
+}
+
+
+def one_bad(tmp_path, shards, damage, at=(5,)):
+    """A set of 8 samples with bad ones, and another of the 16 images that are good."""
+    whole = dataset(shards)
+    images = [whole.read(i).tobytes() for i in range(8)]
+    for place in at:
+        images[place] = damage(images[place])
+    (tmp_path / "train").mkdir()
+    samples = ((f"{i}", data, "jpg", "0") for i, data in enumerate(images))
+    write_shard(tmp_path / "train/x.tar", samples)
+    return dataset(tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, shards, damage):
+    bad = one_bad(tmp_path, shards, damage)
+    with pytest.raises(RankError, match=r"train/x\.tar: 5\.jpg"):
+        list(evaluation_batches(bad, SETTINGS, batch=4, device=CPU))
+
+
+def skipping(bad, tmp_path, rate, ranks=1, rank=0, count=4, known=()):
+    """Ids shown by a rank under the skip policy, its quarantine and the file of it."""
+    quarantine = Quarantine(Policy(True, rate), len(bad), tmp_path / f"quarantine/{rank}.jsonl")
+    order = SampleOrder(bad.sizes, seed=0, lanes=1)
+    batches = training_batches(
+        bad, order, SETTINGS, Share(4 // ranks, 1, rank, ranks), seed=0, device=CPU,
+        quarantine=quarantine, known_bad=known,
+    )  # fmt: skip
+    shown = [next(batches) for _ in range(count)]
+    return [batch.ids_B.tolist() for batch in shown], quarantine, batches
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_skipped_sample_is_replaced_counted_and_listed(tmp_path, shards, name):
+    bad = one_bad(tmp_path, shards, DAMAGES[name])
+    ids, quarantine, _ = skipping(bad, tmp_path, rate=0.2)
+    assert all(len(batch) == 4 for batch in ids)
+    epoch = ids[0] + ids[1]
+    assert 5 not in epoch
+    assert set(epoch) == set(range(8)) - {5}  # no good sample is lost
+    assert quarantine.count == 1
+    (line,) = (tmp_path / "quarantine/0.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "5.jpg"
+
+
+def test_a_replacement_does_not_depend_on_ranks_or_on_being_known_before(tmp_path, shards):
+    bad = one_bad(tmp_path, shards, DAMAGES["code table"])
+    alone, _, _ = skipping(bad, tmp_path, rate=0.2)
+    two = [skipping(bad, tmp_path, 0.2, 2, rank)[0] for rank in (0, 1)]
+    for step, batch in enumerate(alone):
+        assert sorted(batch) == sorted(two[0][step] + two[1][step])
+    known, quarantine, _ = skipping(bad, tmp_path, rate=0.2, known={5})
+    assert known == alone
+    assert quarantine.count == 0
+
+
+def test_above_the_rate_it_stops_with_the_list(tmp_path, shards):
+    bad = one_bad(tmp_path, shards, DAMAGES["text"], at=(1, 4, 6))
+    with pytest.raises(RankError, match=r"2 bad samples.*\.jpg.*\.jpg.*at most 0\.2 of 8"):
+        skipping(bad, tmp_path, rate=0.2)
+
+
+def test_a_set_that_went_away_stops_at_once(tmp_path, shards):
+    train = dataset(shards)
+    copy = tmp_path / "train"
+    copy.mkdir()
+    for path in (shards / "train").glob("*.tar"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    here = dataset(tmp_path)
+    assert len(here) == len(train)
+    for path in copy.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(RankError, match="16 bad samples one after the other"):
+        skipping(here, tmp_path, rate=1.0)
+
+
+def test_a_shard_that_disappears_is_replaced_within_the_rate(tmp_path, shards):
+    copy = tmp_path / "train"
+    copy.mkdir()
+    for path in (shards / "train").glob("*.tar"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    here = dataset(tmp_path)
+    (copy / "train-000001.tar").unlink()
+    ids, quarantine, _ = skipping(here, tmp_path, rate=0.5, count=24)
+    shown = {sample for batch in ids for sample in batch}
+    assert shown == {*range(32), *range(64, 96)}
+    assert quarantine.count == 32
+    with pytest.raises(RankError, match=r"train/train-000001\.tar.*not readable"):
+        skipping(here, tmp_path, rate=0.2, count=24)
+
+
+def test_evaluation_leaves_a_skipped_sample_out_and_puts_none_in_its_place(tmp_path, shards):
+    bad = one_bad(tmp_path, shards, DAMAGES["code table"])
+    batches = evaluation_batches(bad, SETTINGS, batch=1, device=CPU, policy=Policy(True, 0.2))
+    assert [int(batch.ids_B[0]) for batch in batches] == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_labels_beyond_the_head_are_bad_samples(tmp_path, shards):
+    whole = dataset(shards)
+    (tmp_path / "train").mkdir()
+    samples = ((f"{i}", whole.read(i).tobytes(), "jpg", str(9 * i)) for i in range(3))
+    write_shard(tmp_path / "train/x.tar", samples)
+    with pytest.raises(RankError, match=r"2\.jpg: label 18 of 16 classes"):
+        list(evaluation_batches(dataset(tmp_path), SETTINGS, batch=3, device=CPU))
+
+
+def test_a_quarantine_list_of_another_set_is_refused(tmp_path, shards):
+    train = dataset(shards)
+    defect = train.defect(40, "bad")
+    assert train.ids_of([defect]) == {40}
+    with pytest.raises(UserError, match="a sample of this set"):
+        train.ids_of([replace(defect, key="other.jpg")])
+    with pytest.raises(UserError, match=r"input\.quarantine"):
+        train.ids_of([replace(defect, source="train/other.tar")])
+
+
+@pytest.mark.parametrize("kind", ["none", "rand_augment", "trivial_augment", "three_augment"])
+def test_the_gpu_pipeline_is_well_formed(kind):
+    """Argument names and device flow are checked at serialisation, without a GPU."""
+    augment = AugmentSettings(kind, color_jitter=0.3, erase_prob=0.5)
+    spec = ViewSpec(32, 0.5, 0.5, decoder="mixed", augment=augment)
+    pipeline = view_pipeline(lambda: None, spec, batch_size=2, num_threads=1, device_id=None)
+    assert pipeline.serialize()
+
+
+def test_synthetic_images_are_functions_of_their_number(tmp_path):
+    for name in ("a", "b"):
+        assert main(["data", "synth", str(tmp_path / name), "--train", "8", "--val", "2",
+                     "--shard-size", "4", "--size", "64x48", "--workers", "1"]) == 0  # fmt: skip
+    a, b = ((tmp_path / name / "train/train-000001.tar").read_bytes() for name in ("a", "b"))
+    assert a == b
+
+
+def test_another_synthetic_set_does_not_mix_into_an_old_one(tmp_path, capsys):
+    make = ["data", "synth", str(tmp_path), "--train", "2", "--val", "1", "--workers", "1"]
+    assert main(make) == 0
+    assert main(make) == 0
+    assert main([*make, "--seed", "1"]) == 2
+    assert "another folder" in capsys.readouterr().err
