@@ -2,18 +2,24 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
 from supmim_scale.data_commands import add_data_commands
-from supmim_scale.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, RankError, UserError
+from supmim_scale.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    RankError,
+    UserError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a user's mistake."""
+    """Run one command; returns the exit code: 0 done, 2 a user's mistake, 75 stopped and saved."""
     arguments = _parse(argv)
     try:
         return int(arguments.run(arguments))
@@ -47,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a recipe, evaluate, save weights")
     _add_recipe(train)
     train.add_argument("--ranks", type=int, help="start this many processes on this machine")
+    train.add_argument(
+        "--allow-drift", action="append", default=[], metavar="KEY",
+        help="a recipe key that may differ from the checkpoint's; can be given again",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
     check = commands.add_parser("check", help="check a recipe and its data, train nothing")
@@ -88,6 +98,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from supmim_scale.stopping import Stopper
+
+    stopper = Stopper()
+    if arguments.ranks is None:
+        stopper.install()  # before torch: a signal during its import must not kill
+
     from supmim_scale.config import load_config
     from supmim_scale.config.checks import accumulation_steps
 
@@ -100,23 +116,24 @@ def _train(arguments: argparse.Namespace) -> int:
     from supmim_scale.train import train
 
     # Left in order only after success: a rank that fails must end at once, not wait for others.
-    world = join_world()
-    train(config, world, _run_dir(arguments, config.log.run_dir))
+    stopper.budget_s = config.checkpoint.time_budget_s
+    world, run_dir = join_world(), _run_dir(arguments, config.log.run_dir)
+    figures = train(config, world, run_dir, stopper, arguments.allow_drift)
+    stopped = world.any(stopper.is_asked) and "eval_images" not in figures
+    stopper.ignore()
     leave_world(world)
-    return EXIT_DONE
+    if stopped and world.is_main:
+        print(f"stopped after step {figures['steps_done']} ({stopper.reason}), saved", flush=True)
+    return EXIT_PREEMPTED if stopped else EXIT_DONE
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    """Check everything in this process, then start the ranks with torchrun."""
+    """Check everything in this process, then start the ranks."""
+    from supmim_scale.launcher import launch
+
     _check(arguments)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={arguments.ranks}", "-m", "supmim_scale",
-        "train", arguments.recipe, *arguments.overrides,
-    ]  # fmt: skip
-    threads = str(max(1, len(os.sched_getaffinity(0)) // arguments.ranks))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    return subprocess.run(command, check=False, env=environment).returncode
+    drift = [word for key in arguments.allow_drift for word in ("--allow-drift", key)]
+    return launch(arguments.ranks, ["train", arguments.recipe, *drift, *arguments.overrides])
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     pack = commands.add_parser("pack", help="pack any readable set into shuffled shards")
     pack.add_argument("source", type=Path, help="folder of class folders or shards, or a list")
     pack.add_argument("out", type=Path, help="folder for the shards; a second call goes on")
-    pack.add_argument("--reader", help="webdataset, tfrecord, folder, list; default: by the path")
+    pack.add_argument("--reader", help="webdataset, tfrecord, folder, list; default: what it is")
     pack.add_argument("--classes", help="class names by id: timm/LIST or a text file")
     pack.add_argument("--image-field", help="TFRecord feature or list column of images")
     pack.add_argument("--label-field", help="TFRecord feature, list column, extension of labels")
@@ -67,7 +67,14 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _synth(arguments: argparse.Namespace) -> int:
@@ -94,12 +101,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     source: Path = arguments.source
     if not source.exists():
         raise UserError("source", f"no {source}", "a folder or a list", "check the path")
-    reader = arguments.reader or ("folder" if source.is_dir() else "list")
+    reader = arguments.reader or _kind_of(source)
     classes = load_classes(arguments.classes) if arguments.classes else None
     layout = Layout(
         reader, arguments.image_field, arguments.label_field, not arguments.no_labels, classes
     )
-    index_dir = arguments.out / ".source_index"  # the source may be read-only
+    index_dir = _made(arguments.out / ".source_index", "out")  # the source may be read-only
     dataset = open_dataset(
         source.parent, source.name, layout,
         where="source", index_dir=index_dir, workers=arguments.workers,
@@ -113,6 +120,22 @@ def _pack(arguments: argparse.Namespace) -> int:
     num_shards = len(list(arguments.out.glob("*.tar")))
     print(f"{arguments.out}: {count} images in {num_shards} shards{listed}")
     return EXIT_DONE
+
+
+def _kind_of(source: Path) -> str:
+    """The reader of a source: by a file's ending, or by what a folder holds."""
+    kinds = {"webdataset": (".tar",), "list": (".csv", ".parquet"),
+             "tfrecord": (".tfrecord", ".tfrecords", ".tfrec")}  # fmt: skip
+    inside = [source] if source.is_file() else list(source.iterdir())
+    found = {kind for kind, ends in kinds.items() if any(p.name.endswith(ends) for p in inside)}
+    if source.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in inside):
+        found.add("folder")
+    if len(found) != 1:
+        raise UserError(
+            str(source), f"{' and '.join(sorted(found)) or 'nothing that is read'} in it",
+            "one kind of set", "say which with --reader webdataset, tfrecord, folder or list",
+        )  # fmt: skip
+    return found.pop()
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -178,8 +201,12 @@ def _chosen(arguments: argparse.Namespace) -> tuple[str, ...]:
 def _report_folder(arguments: argparse.Namespace, root: str, name: str, split: str) -> Path:
     """Where a split's report goes; made."""
     out = arguments.out / split if arguments.out else Path(root) / f"{name}_{split}"
+    return _made(out, "--out")
+
+
+def _made(folder: Path, where: str) -> Path:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError("--out", str(error), "a writable folder", "name one with --out") from None
-    return Path(out)
+        raise UserError(where, str(error), "a writable folder", f"name another {where}") from None
+    return folder

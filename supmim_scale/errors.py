@@ -6,6 +6,7 @@ from difflib import get_close_matches
 EXIT_DONE = 0
 EXIT_NOT_CLEAN = 1  # a data set was verified and has bad samples
 EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75  # stopped early and saved; the same command goes on
 EXIT_INTERRUPTED = 130  # by Ctrl-C, as shells say it
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from supmim_scale import assemble
 from supmim_scale.config import RunConfig, load_config
 from supmim_scale.data.loader import evaluation_batches
+from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluation import evaluate
-from supmim_scale.inputs import open_split, policy, view_settings
+from supmim_scale.inputs import open_split, skip_policy, view_settings
 from supmim_scale.models.encoder import save_timm_folder
 from supmim_scale.weights import load_encoder
 
@@ -31,7 +32,7 @@ def evaluate_run(
         rank=world.rank,
         world_size=world.world_size,
         device=world.device,
-        policy=policy(config),
+        quarantine=Quarantine(skip_policy(config), len(val_set)),
     )
     row = evaluate(encoder, batches, world, len(val_set))
     if world.is_main:

@@ -13,8 +13,9 @@ from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.loader import ViewSettings
 from supmim_scale.data.mixing import MixSettings
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import Policy, read_list, require_usable
+from supmim_scale.data.quarantine import SkipPolicy, read_list, require_usable
 from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers.folder_reader import class_names
 from supmim_scale.errors import UserError
 
 
@@ -30,9 +31,9 @@ def layout(config: RunConfig) -> Layout:
     )
 
 
-def policy(config: RunConfig) -> Policy:
+def skip_policy(config: RunConfig) -> SkipPolicy:
     """What a bad sample does."""
-    return Policy(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
+    return SkipPolicy(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
 
 
 def index_split(config: RunConfig, split: str) -> Dataset:
@@ -52,9 +53,25 @@ def index_split(config: RunConfig, split: str) -> Dataset:
 def open_split(config: RunConfig, split: str) -> Dataset:
     """The indexed `train` or `val` set. Raises `UserError` where it does not fit the recipe."""
     dataset = index_split(config, split)
-    require_usable(dataset, policy(config))
+    require_usable(dataset, skip_policy(config))
     _require_labels_fit(config, dataset, split)
     return dataset
+
+
+def require_same_classes(config: RunConfig) -> None:
+    """Raise `UserError` where train and val number their classes each in its own way."""
+    data, root = config.data, Path(config.input.root)
+    if data.reader != "folder" or data.classes is not None or config.loss.kind == "none":
+        return
+    train, val = (class_names(root / split) for split in (data.train, data.val))
+    if train != val:
+        only = sorted(set(train) ^ set(val))
+        raise UserError(
+            "data.train, data.val",
+            f"different class folders, {only[0]} in one alone",
+            "the same folders in both, whose places in sorted order are the class ids",
+            "set data.classes to a file of all names, one a line",
+        )
 
 
 def known_bad(config: RunConfig, train_set: Dataset) -> set[int]:

@@ -33,6 +33,18 @@ class StepMeter:
         values = [part.double() * images for part in parts]
         self._sums += torch.stack([*values, hits.double(), torch.full_like(values[0], images)])
 
+    def state(self) -> list[float]:
+        """Waits: this rank's sums since the last reading, for a checkpoint."""
+        return [float(value) for value in self._sums.tolist()]
+
+    def resume(self, sums: list[list[float]]) -> None:
+        """Go on from the sums of all ranks; of another number of ranks, rank 0 takes them all."""
+        mine = torch.tensor(sums, dtype=torch.float64)
+        if len(sums) == self._world.world_size:
+            self._sums += mine[self._world.rank].to(self._sums.device)
+        elif self._world.is_main:
+            self._sums += mine.sum(dim=0).to(self._sums.device)
+
     def read(self) -> dict[str, float]:
         """Collective, waits: means over all images of all ranks since the last call."""
         loss, class_loss, mim_loss, hits, images = self._world.sum(self._sums.clone()).tolist()
@@ -88,11 +100,14 @@ class StepClock:
 class RunLog:
     """Writes one run's log lines, `log.jsonl` and TensorBoard events; rank 0 alone holds one."""
 
-    def __init__(self, run_dir: Path, num_steps: int) -> None:
-        self._events = SummaryWriter(str(run_dir / "tensorboard"))
+    def __init__(self, run_dir: Path, num_steps: int, steps_done: int = 0) -> None:
+        purge = steps_done + 1 if steps_done else None  # events after a checkpoint come again
+        self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge)
         self._file = open(run_dir / "log.jsonl", "a")  # noqa: SIM115
         self._num_steps = num_steps
-        self._bar = tqdm(total=num_steps, unit="step", disable=None, leave=False)
+        self._bar = tqdm(
+            total=num_steps, initial=steps_done, unit="step", disable=None, leave=False
+        )
 
     def say(self, text: str) -> None:
         """A line for people."""

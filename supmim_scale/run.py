@@ -1,8 +1,8 @@
 """A run's parts, built from its recipe in the one order that works."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from supmim_scale import assemble
-from supmim_scale.config import as_yaml, digest, resolved
+from supmim_scale.checkpoints import Checkpoint, PieceReader
+from supmim_scale.config import digest
 from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
@@ -21,14 +22,16 @@ from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
 from supmim_scale.engine.ds_config import load_ds_config
+from supmim_scale.engine.pieces import Counters
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.inputs import (
     known_bad,
     mix_settings,
     open_split,
-    policy,
+    require_same_classes,
     sample_order,
+    skip_policy,
     view_settings,
 )
 from supmim_scale.models.losses import class_targets
@@ -42,6 +45,14 @@ from supmim_scale.models.targets import (
     require_vqgan_folder,
 )
 from supmim_scale.provenance import provenance
+from supmim_scale.run_folder import (
+    CHECKPOINTS,
+    identity_of,
+    lock,
+    open_run_dir,
+    require_unfinished,
+)
+from supmim_scale.saving import Saver
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,10 @@ class Run:
     mixing: MixSettings
     engine: Engine
     quarantine: Quarantine
+    saver: Saver
+    resumed: Checkpoint | None
     batches: Iterator[Batch]
+    held: Any  # the folder's lock
 
     def step_arguments(self, batch: Batch) -> tuple[tuple[Any, ...], Masks | None]:
         """Arguments of `JointModel.forward` for a micro-batch, and its masks."""
@@ -83,10 +97,30 @@ class Run:
         masks = draw_masks(self.masks, config.seed, *who).to(device)
         return (images_BCHW, targets_BK, masks, self.target(images_BCHW)), masks
 
+    @property
+    def first_step(self) -> int:
+        """Steps done before this process began."""
+        return self.resumed.steps_done if self.resumed else 0
+
     def position(self, steps_done: int) -> ReaderPosition:
         """Where the reader stands after `steps_done` steps."""
-        seen = steps_done * self.config.optim.global_batch
-        return ReaderPosition(seen, len(self.train_set), self.train_set.digest)
+        seen = (steps_done - self.first_step) * self.config.optim.global_batch
+        before = _position_of(self.resumed).samples_seen if self.resumed else 0
+        return ReaderPosition(before + seen, len(self.train_set), self.train_set.digest)
+
+    def save(self, steps_done: int, meter_sums: list[float]) -> None:
+        """Collective: a checkpoint of everything that decides the rest of the run."""
+        facts = {
+            "steps_done": steps_done,
+            "counters": asdict(self.engine.counters()),
+            "reader": asdict(self.position(steps_done)),
+            "meter_sums": self.world.gather(meter_sums),
+            "recipe": identity_of(self.config),
+            "digest": digest(self.config),
+            "world_size": self.world.world_size,
+            **provenance(),
+        }
+        self.saver.save(self.engine, facts)
 
 
 def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
@@ -102,6 +136,7 @@ def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
     shape = assemble.encoder_geometry(config)
     if shape.num_patches != shape.grid**2:
         raise UserError("model.name", "a non-square grid", "square patches", "choose another model")
+    require_same_classes(config)
     train_set, val_set = open_split(config, "train"), open_split(config, "val")
     sample_order(config, train_set, world_size)
     known_bad(config, train_set)
@@ -109,23 +144,27 @@ def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
     return train_set, val_set
 
 
-def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
-    """Collective: data, target, model, engine and loader of a recipe, in this order."""
+def build_run(
+    config: RunConfig, world: World, run_dir: Path, allow_drift: Sequence[str] = ()
+) -> Run:
+    """Collective: data, target, model, engine and loader of a recipe, in this order; from the
+    folder's last checkpoint if it has one."""
     train_set, val_set = world.main_first(lambda: preflight(config, world.world_size))
-    world.main_first(lambda: _open_run_dir(config, run_dir) if world.is_main else None)
+    held, resumed = _open_folder(config, world, run_dir, allow_drift, train_set)
     micro_batch, accumulation = accumulation_steps(config, world.world_size)
     precision = resolve_precision(config.engine.precision, world.device)
-    order = sample_order(config, train_set)
-    quarantine_path = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
-    quarantine = Quarantine(policy(config), len(train_set), quarantine_path)
-    shape = assemble.encoder_geometry(config)
+    order, shape = sample_order(config, train_set), assemble.encoder_geometry(config)
     target = None
     if config.mim.weight:
         target = world.main_first(lambda: _target(config, shape, train_set, order, run_dir, world))
     model = assemble.joint_model(config, target.out_features if target else 0)
     settings = engine_settings(config, micro_batch, accumulation, precision)
     engine = build_engine(model, settings, world)
+    if resumed:
+        engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
     _record_ds_config(engine, run_dir, world)
+    listed = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
+    quarantine = Quarantine(skip_policy(config), len(train_set), listed)
     return Run(
         config=config,
         world=world,
@@ -141,6 +180,9 @@ def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
         mixing=mix_settings(config),
         engine=engine,
         quarantine=quarantine,
+        saver=_saver(config, world, run_dir),
+        resumed=resumed,
+        held=held,
         batches=training_batches(
             train_set,
             order,
@@ -148,11 +190,46 @@ def build_run(config: RunConfig, world: World, run_dir: Path) -> Run:
             Share(micro_batch, accumulation, world.rank, world.world_size),
             seed=config.seed,
             device=world.device,
+            samples_seen=_position_of(resumed).samples_seen if resumed else 0,
             group=mix_settings(config).group,
             quarantine=quarantine,
             known_bad=known_bad(config, train_set),
         ),
     )
+
+
+def _open_folder(
+    config: RunConfig,
+    world: World,
+    run_dir: Path,
+    allow_drift: Sequence[str],
+    train_set: Dataset,
+) -> tuple[Any, Checkpoint | None]:
+    """Collective: rank 0's lock of the run folder, and the checkpoint to go on from."""
+    held = world.main_first(lambda: lock(run_dir) if world.is_main else None)
+    found = world.main_first(
+        lambda: open_run_dir(config, run_dir, allow_drift) if world.is_main else None
+    )
+    resumed = world.gather(found)[0]
+    require_unfinished(resumed, num_steps(config, len(train_set)), run_dir)
+    if resumed:
+        _position_of(resumed).require_same_set(len(train_set), train_set.digest)
+    return held, resumed
+
+
+def _saver(config: RunConfig, world: World, run_dir: Path) -> Saver:
+    return Saver(
+        run_dir / CHECKPOINTS,
+        world,
+        in_background=config.checkpoint.in_background,
+        goes_on=config.checkpoint.on_failure == "continue",
+        keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
+    )
+
+
+def _position_of(checkpoint: Checkpoint) -> ReaderPosition:
+    return ReaderPosition(**checkpoint.facts["reader"])
 
 
 def engine_settings(
@@ -188,24 +265,6 @@ def num_steps(config: RunConfig, num_samples: int) -> int:
     return max(1, round(optim.epochs * num_samples / optim.global_batch))
 
 
-def _open_run_dir(config: RunConfig, run_dir: Path) -> None:
-    """Make the run folder and write down what is about to run. Raises where one ran before."""
-    if (run_dir / "log.jsonl").exists():
-        raise UserError(
-            "log.run_dir",
-            f"{run_dir} with a run in it",
-            "a new folder",
-            "set log.run_dir=FOLDER or remove the old run",
-        )
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "recipe.yaml").write_text(as_yaml(config))
-        facts = {"digest": digest(config), **provenance(), "recipe": resolved(config)}
-        (run_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
-    except OSError as error:
-        raise UserError("log.run_dir", str(error), "a writable folder", "name another") from None
-
-
 def _target(
     config: RunConfig,
     shape: Any,
@@ -221,7 +280,7 @@ def _target(
         assert config.mim.vqgan is not None
         return VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
     path = run_dir / "codebook.safetensors"
-    if world.is_main:
+    if world.is_main and not path.exists():
         images = _sample_images(config, train_set, order)
         fit_codebook(images, shape.patch_size, config.mim.codebook_size, config.seed).save(path)
     return CodebookTarget.load(path, shape.patch_size)
@@ -234,8 +293,9 @@ def _sample_images(config: RunConfig, train_set: Dataset, order: SampleOrder) ->
     cpu = torch.device("cpu")
     settings = view_settings(config, cpu, decoder="cpu")
     ids = np.setdiff1d(ids, list(known_bad(config, train_set)))
+    quarantine = Quarantine(skip_policy(config), len(train_set))
     batches = evaluation_batches(
-        train_set, settings, batch=64, device=cpu, ids=ids, policy=policy(config)
+        train_set, settings, batch=64, device=cpu, ids=ids, quarantine=quarantine
     )
     return torch.cat([batch.images_BCHW for batch in batches])
 

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,28 +9,39 @@ import torch
 from supmim_scale import assemble, draws
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.data.loader import evaluation_batches
+from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.engine.world import World
 from supmim_scale.evaluation import evaluate
 from supmim_scale.flops import step_flops
-from supmim_scale.inputs import policy, view_settings
+from supmim_scale.inputs import skip_policy, view_settings
 from supmim_scale.metrics import RunLog, StepClock, StepMeter
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
 from supmim_scale.provenance import peak_memory_bytes
 from supmim_scale.run import Run, build_run
+from supmim_scale.stopping import Stopper
 from supmim_scale.units import si
 from supmim_scale.weights import load_encoder, save_weights
 
 
-def train(config: RunConfig, world: World, run_dir: Path) -> dict[str, float]:
-    """Collective: train a recipe to its end in `run_dir`; returns the final figures."""
-    run = build_run(config, world, run_dir)
-    log = RunLog(run_dir, run.num_steps) if world.is_main else None
+def train(
+    config: RunConfig,
+    world: World,
+    run_dir: Path,
+    stopper: Stopper | None = None,
+    allow_drift: Sequence[str] = (),
+) -> dict[str, float]:
+    """Collective: train a recipe to its end in `run_dir`, or until `stopper` is asked to stop;
+    returns the final figures. Goes on from the folder's last checkpoint."""
+    run = build_run(config, world, run_dir, allow_drift)
+    log = RunLog(run_dir, run.num_steps, run.first_step) if world.is_main else None
     meter, clock = StepMeter(world), StepClock(config.optim.global_batch)
     figures: dict[str, float] = {}
     _say_plan(run, log)
+    if run.resumed:
+        meter.resume(run.resumed.facts["meter_sums"])
 
-    for step in range(run.num_steps):
+    for step in range(run.first_step, run.num_steps):
         lr = config.optim.lr * _lr_factor(run)
         for micro in range(run.accumulation):
             asked = time.perf_counter()
@@ -42,9 +54,10 @@ def train(config: RunConfig, world: World, run_dir: Path) -> dict[str, float]:
         run.engine.apply(lr)
         clock.step_done()
 
-        # Below this line the host waits for the device.
         steps_done = step + 1
         is_last = steps_done == run.num_steps
+        stops = stopper is not None and world.any(stopper.is_asked)  # hosts alone: no device waits
+        # Below this line the host waits for the device.
         if is_last or steps_done % config.log.every == 0:
             figures |= meter.read() | clock.read(run.num_steps - steps_done) | _state(run, lr)
             if log:
@@ -56,16 +69,21 @@ def train(config: RunConfig, world: World, run_dir: Path) -> dict[str, float]:
                 arguments[0], masks, output, run.target, config.data.mean, config.data.std
             )
             log.picture(steps_done, "reconstruction", grid, run_dir / "reconstruction.png")
-        evaluates = is_last or _is_due(config.log.eval_every, steps_done)
-        if evaluates or _is_due(config.checkpoint.weights_every, steps_done):
-            weights = save_run_weights(run, steps_done)
-            if evaluates:
-                figures |= _evaluate(run, weights, steps_done, log)
+        if is_last or _is_due(config.log.eval_every, steps_done):
+            figures |= _evaluate(run, save_run_weights(run, steps_done), steps_done, log)
+        elif _is_due(config.checkpoint.weights_every, steps_done):
+            save_run_weights(run, steps_done)
+        if is_last or stops or _is_due(config.checkpoint.every, steps_done):
+            run.save(steps_done, meter.state())
+        run.saver.poll()
         clock.paused(time.perf_counter() - paused)
+        if stops:
+            break
 
+    run.saver.finish()
     if log:
         log.close()
-    return figures | {"mean_images_per_s": clock.mean_images_per_s}
+    return figures | {"steps_done": steps_done, "mean_images_per_s": clock.mean_images_per_s}
 
 
 def save_run_weights(run: Run, steps_done: int) -> Path:
@@ -88,6 +106,7 @@ def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> d
     """Collective: top-1 and top-5 of saved weights in a plain timm model."""
     encoder = assemble.encoder(run.config)
     load_encoder(encoder, weights)
+    listed = run.run_dir / "quarantine" / f"val-{run.world.rank:05d}.jsonl"
     batches = evaluation_batches(
         run.val_set,
         view_settings(run.config, run.world.device),
@@ -95,9 +114,10 @@ def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> d
         rank=run.world.rank,
         world_size=run.world.world_size,
         device=run.world.device,
-        policy=policy(run.config),
+        quarantine=Quarantine(skip_policy(run.config), len(run.val_set), listed),
     )
     row = evaluate(encoder, batches, run.world, len(run.val_set))
+    row["left_out"] = len(run.val_set) - row["images"]
     if log:
         log.evaluation(steps_done, row)
     return {f"eval_{name}": value for name, value in row.items()}
@@ -122,9 +142,10 @@ def _state(run: Run, lr: float) -> dict[str, float]:
     Raises `RankError` if they are more than the recipe allows.
     """
     peak = torch.tensor([float(peak_memory_bytes())], device=run.world.device)
-    bad = torch.tensor([run.quarantine.count], device=run.world.device)
-    bad_samples = int(run.world.sum(bad).item())
-    run.quarantine.require_few(bad_samples)
+    bad_samples = 0
+    if run.world.any(bool(run.quarantine.met)):
+        bad_samples = len(set().union(*run.world.gather(run.quarantine.met)))
+        run.quarantine.require_few(bad_samples)
     return {
         "lr": lr,
         "grad_norm": run.engine.grad_norm(),
@@ -170,4 +191,5 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f"{len(run.train_set)} training images in {len(run.train_set.shards)} shards,"
         f" {len(run.val_set)} held out  decoded on {views.spec.decoder}"
         f"  {run.num_steps} steps into {run.run_dir}"
+        + (f", going on from {run.resumed.path.name}" if run.resumed else "")
     )

@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
 
 # Each room may import the rooms above it, and itself. A line is a room.
 ORDER = [
-    "errors", "units", "variants", "draws", "flops", "report",
+    "errors", "units", "variants", "draws", "flops", "report", "stopping", "launcher", "progress",
     "config",
     "models",
     "data",
     "optim",
     "assemble", "inputs",
     "engine",
-    "provenance", "weights", "evaluation", "pictures", "metrics",
+    "provenance", "weights", "evaluation", "pictures", "metrics", "checkpoints",
+    "saving", "run_folder",
     "run",
     "train", "finished",
     "data_commands", "cli", "__main__",
@@ -31,12 +32,23 @@ OWNERS = {
     "nvidia": {"data/dali.py"},
     "yaml": {"config/load.py"},
     "timm": {"models/encoder.py"},
+    "tqdm": {"progress.py", "metrics.py", "data/synth.py", "evaluation.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
     "matplotlib": {"data/stats.py"},
     "diffusers": {"models/targets.py"},
     "sklearn": {"models/targets.py"},
 }
-TORCH_FREE = ["errors", "units", "variants", "draws", "flops", "report", "config"]
+TORCH_FREE = [
+    "stopping",
+    "launcher",
+    "errors",
+    "units",
+    "variants",
+    "draws",
+    "flops",
+    "report",
+    "config",
+]
 
 
 def imports(path):

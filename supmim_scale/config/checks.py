@@ -1,5 +1,7 @@
 """Checks across recipe keys that need neither torch nor the data."""
 
+from operator import attrgetter
+
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.errors import UserError
 from supmim_scale.variants import VARIANTS
@@ -50,67 +52,80 @@ def accumulation_steps(config: RunConfig, world_size: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+_POSITIVE = (
+    "model.num_classes",
+    "model.image_size",
+    "optim.global_batch",
+    "optim.lr",
+    "optim.rsqrt_timescale",
+    "mim.codebook_size",
+    "mim.codebook_images",
+    "data.shuffle_shards",
+    "data.std",
+    "input.threads",
+    "input.prefetch",
+    "checkpoint.keep_last",
+    "checkpoint.time_budget_s",
+    "input.readers",
+    "input.index_workers",
+    "augment.num_ops",
+    "log.every",
+    "log.eval_batch",
+    "engine.checkpoint_every_k",
+    "engine.micro_batch",
+)
+_SHARES = (
+    "model.drop_path",
+    "loss.label_smoothing",
+    "data.crop_scale_min",
+    "data.crop_scale_max",
+    "data.eval_crop",
+    "augment.magnitude",
+    "augment.color_jitter",
+    "augment.erase_prob",
+    "augment.cutmix_share",
+    "optim.layer_decay",
+    "optim.ema_decay",
+    "input.hw_decoder_load",
+    "input.bad_rate",
+)
+_NOT_NEGATIVE = (
+    "mim.weight",
+    "augment.magnitude_std",
+    "augment.mixup_alpha",
+    "augment.cutmix_alpha",
+    "optim.warmup_steps",
+    "optim.cooldown_steps",
+    "optim.weight_decay",
+    "optim.clip_grad_norm",
+    "log.images_every",
+    "log.eval_every",
+    "checkpoint.every",
+    "checkpoint.keep_every",
+    "checkpoint.weights_every",
+    "seed",
+)
+
+
 def _require_ranges(config: RunConfig) -> None:
-    positive = {
-        "model.num_classes": config.model.num_classes,
-        "model.image_size": config.model.image_size,
-        "optim.global_batch": config.optim.global_batch,
-        "optim.lr": config.optim.lr,
-        "optim.rsqrt_timescale": config.optim.rsqrt_timescale,
-        "mim.codebook_size": config.mim.codebook_size,
-        "mim.codebook_images": config.mim.codebook_images,
-        "data.shuffle_shards": config.data.shuffle_shards,
-        "data.std": config.data.std,
-        "input.threads": config.input.threads,
-        "input.prefetch": config.input.prefetch,
-        "input.readers": config.input.readers,
-        "input.index_workers": config.input.index_workers,
-        "augment.num_ops": config.augment.num_ops,
-        "log.every": config.log.every,
-        "log.eval_batch": config.log.eval_batch,
-        "engine.checkpoint_every_k": config.engine.checkpoint_every_k,
-        "engine.micro_batch": config.engine.micro_batch or 1,
-    }
-    for name, value in positive.items():
-        if not value > 0:
+    for name in _POSITIVE:
+        value = _value(config, name)
+        if value is not None and not value > 0:
             raise UserError(name, f"{value}", "a number above 0", f"set {name} higher")
-    shares = {
-        "model.drop_path": config.model.drop_path,
-        "loss.label_smoothing": config.loss.label_smoothing,
-        "data.crop_scale_min": config.data.crop_scale_min,
-        "data.crop_scale_max": config.data.crop_scale_max,
-        "data.eval_crop": config.data.eval_crop,
-        "augment.magnitude": config.augment.magnitude,
-        "augment.color_jitter": config.augment.color_jitter,
-        "augment.erase_prob": config.augment.erase_prob,
-        "augment.cutmix_share": config.augment.cutmix_share,
-        "optim.layer_decay": config.optim.layer_decay,
-        "optim.ema_decay": config.optim.ema_decay,
-        "optim.beta1": config.optim.beta1,
-        "optim.beta2": config.optim.beta2,
-        "input.hw_decoder_load": config.input.hw_decoder_load,
-        "input.bad_rate": config.input.bad_rate,
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
+    for name in _SHARES:
+        value = _value(config, name)
+        if value is None or not 0 <= value <= 1:
             raise UserError(name, f"{value}", "a share from 0 to 1", f"set {name} in that range")
-    not_negative = {
-        "mim.weight": config.mim.weight,
-        "augment.magnitude_std": config.augment.magnitude_std,
-        "augment.mixup_alpha": config.augment.mixup_alpha,
-        "augment.cutmix_alpha": config.augment.cutmix_alpha,
-        "optim.warmup_steps": config.optim.warmup_steps,
-        "optim.cooldown_steps": config.optim.cooldown_steps,
-        "optim.weight_decay": config.optim.weight_decay,
-        "optim.clip_grad_norm": config.optim.clip_grad_norm,
-        "log.images_every": config.log.images_every,
-        "log.eval_every": config.log.eval_every,
-        "checkpoint.weights_every": config.checkpoint.weights_every,
-        "seed": config.seed,
-    }
-    for name, value in not_negative.items():
-        if not value >= 0:
+    for name in _NOT_NEGATIVE:
+        value = _value(config, name)
+        if value is None or not value >= 0:
             raise UserError(name, f"{value}", "0 or more", f"set {name} to 0 or more")
+
+
+def _value(config: RunConfig, name: str) -> float | None:
+    """A key's value; None where the recipe leaves it to a default of its own."""
+    value: float | None = attrgetter(name)(config)
+    return value
 
 
 def _require_geometry(config: RunConfig) -> None:

@@ -242,8 +242,18 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run leaves behind; must not change the result."""
+    """What a run leaves behind and goes on from; must not change the result."""
 
+    every: int = doc(1000, "steps between checkpoints; 0: only when the run stops")
+    keep_last: int = doc(2, "checkpoints kept")
+    keep_every: int = doc(0, "steps at whose multiples checkpoints are kept for good; 0: none")
+    in_background: bool = doc(True, "write files while the next steps go on")
+    on_failure: Literal["stop", "continue"] = doc(
+        "stop", "what a checkpoint that cannot be written does, on a full disk say"
+    )
+    time_budget_s: float | None = doc(
+        None, "seconds after which the run saves and stops with exit code 75; null: none"
+    )
     weights_every: int = doc(0, "steps between saved weights; 0: only at the end")
 
 

@@ -19,6 +19,7 @@ from nvidia.dali.auto_aug import augmentations, rand_augment, trivial_augment
 from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from supmim_scale.data.augment import MAGNITUDES, AugmentSettings
 
@@ -101,16 +102,11 @@ def view_pipeline(source: Source, spec: ViewSpec) -> Any:
     )
     given = {name: nodes[place] for place, name in enumerate(spec.inputs)}
     gpu_options: dict[str, Any] = {"hw_decoder_load": spec.hw_decoder_load}
-    images = fn.decoders.image_slice(
+    images = _decoded(
         given["encoded"],
         given["anchors"],
         given["shapes"],
-        device=spec.decoder,
-        axes=[0, 1],
-        normalized_anchor=False,
-        normalized_shape=False,
-        output_type=types.RGB,
-        adjust_orientation=False,
+        decoder=spec.decoder,
         **(gpu_options if spec.decoder == "mixed" else {}),
     )
     images = fn.resize(
@@ -182,26 +178,42 @@ class ViewPipeline:
         image cannot be decoded; the pipeline is of no use after either."""
         (out,) = self._pipeline.run()
         dense = out.as_tensor()
-        views_BCHW = torch.empty(dense.shape(), dtype=torch.float32, device=self._home(dense))
-        stream = torch.cuda.current_stream() if views_BCHW.is_cuda else None
-        feed_ndarray(dense, views_BCHW, cuda_stream=stream)
-        return views_BCHW.to(self._device, non_blocking=True)
-
-    def _home(self, dense: Any) -> torch.device:
-        return self._device if type(dense).__name__ == "TensorGPU" else torch.device("cpu")
+        if type(dense).__name__ != "TensorGPU":
+            # Taken over without a copy: the dynamic executor's outputs belong to who holds them.
+            return from_dlpack(dense).to(self._device)
+        views_BCHW = torch.empty(dense.shape(), dtype=torch.float32, device=self._device)
+        feed_ndarray(dense, views_BCHW, cuda_stream=torch.cuda.current_stream())
+        return views_BCHW
 
 
 @pipeline_def(exec_dynamic=True)
 def decode_pipeline(decoder: str) -> Any:
-    """Whole images from the input `encoded`."""
-    encoded = fn.external_source(name="encoded", batch=True, dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(
-        encoded, device=decoder, output_type=types.RGB, adjust_orientation=False
+    """Windows of images from the inputs `encoded`, `anchors`, `shapes`."""
+    names = ("encoded", "anchors", "shapes")
+    given = [
+        fn.external_source(name=name, batch=True, dtype=_PLAIN[name][0], ndim=_PLAIN[name][1])
+        for name in names
+    ]
+    return _decoded(*given, decoder=decoder)
+
+
+def _decoded(encoded: Any, anchors: Any, shapes: Any, *, decoder: str, **options: Any) -> Any:
+    return fn.decoders.image_slice(
+        encoded,
+        anchors,
+        shapes,
+        device=decoder,
+        axes=[0, 1],
+        normalized_anchor=False,
+        normalized_shape=False,
+        output_type=types.RGB,
+        adjust_orientation=False,
+        **options,
     )
 
 
 class DecodeCheck:
-    """Says whether the training decoder takes encoded images."""
+    """Says which images the training decoder refuses in the windows that are asked of it."""
 
     def __init__(self, *, batch: int, threads: int, decoder: str, device: torch.device) -> None:
         self._make = partial(
@@ -214,10 +226,29 @@ class DecodeCheck:
         )
         self._pipeline = _built(self._make)
 
-    def decodes(self, images: Sequence[NDArray[np.uint8]]) -> bool:
-        """Whether all of at most `batch` images decode."""
+    def refused(
+        self, images: Sequence[NDArray[np.uint8]], windows: Sequence[Sequence[int]]
+    ) -> list[int]:
+        """Places of those among at most `batch` images whose window does not decode.
+
+        `windows`: (top, left, height, width) of each. A failure names no image: halves are tried.
+        """
+        if not images or self._decodes(images, windows):
+            return []
+        if len(images) == 1:
+            return [0]
+        half = len(images) // 2
+        later = self.refused(images[half:], windows[half:])
+        return self.refused(images[:half], windows[:half]) + [half + place for place in later]
+
+    def _decodes(
+        self, images: Sequence[NDArray[np.uint8]], windows: Sequence[Sequence[int]]
+    ) -> bool:
+        boxes_B4 = np.array(windows, dtype=np.int32)
         try:
             self._pipeline.feed_input("encoded", list(images))
+            self._pipeline.feed_input("anchors", boxes_B4[:, :2].copy())
+            self._pipeline.feed_input("shapes", boxes_B4[:, 2:].copy())
             self._pipeline.run()
         except RuntimeError:
             self._pipeline = _built(self._make)  # DALI does not promise that a failed one goes on

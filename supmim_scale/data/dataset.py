@@ -2,22 +2,24 @@
 
 import hashlib
 import os
+import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from supmim_scale.data.encoded import BadImageError
-from supmim_scale.data.index import find_gone, load_indexes
+from supmim_scale.data.index import IndexPlace, find_gone, load_indexes
 from supmim_scale.data.readers import Layout, reader_named
 from supmim_scale.data.readers.base import EMPTY
-from supmim_scale.data.table import WHOLE_FILE, Defect, Table, TableFacts, source_name
+from supmim_scale.data.table import WHOLE_FILE, Defect, Table, TableFacts
 from supmim_scale.errors import UserError
 
-_OPEN = 256  # files, and mapped tables, kept open
+_MOST_OPEN = 8192  # files, and as many mapped tables, kept open where the system lets us
 _SPAN = 65_536  # samples of a listing that are ordered like a shard
 
 
@@ -40,8 +42,9 @@ class Dataset:
         self.defects = [defect for facts in tables for defect in facts.defects]
         self._num_classes = num_classes
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        self._table = lru_cache(maxsize=_OPEN)(Table)
-        self._file = lru_cache(maxsize=_OPEN)(_OpenFile)
+        keep = _num_kept_open()
+        self._table = lru_cache(maxsize=keep)(_open_table)
+        self._file = lru_cache(maxsize=keep)(_OpenFile)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -63,19 +66,21 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Names the samples and their numbering: sources and how many samples each has."""
-        text = "\n".join(f"{source_name(f.source)} {f.num_samples}" for f in self.tables)
+        """Names the samples and their numbering: what every source holds."""
+        text = "\n".join(f"{facts.name} {facts.content}" for facts in self.tables)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def read(self, sample: int) -> NDArray[np.uint8]:
         """The encoded image of a sample. Raises `BadImageError` where it cannot be had."""
-        source, table, row = self._locate(sample)
-        size, offset = int(table.size[row]), int(table.offset[row])
         try:
+            source, table, row = self._locate(sample)
+            size, offset = int(table.size[row]), int(table.offset[row])
             if size == WHOLE_FILE:
-                data = (source.parent / table.key(row)).read_bytes()
+                data = (source.source.parent / table.key(row)).read_bytes()
             else:
-                file = self._file(source)  # held: another thread may turn it out of the cache
+                file = self._file(
+                    source.source
+                )  # held: another thread may turn it out of the cache
                 data = os.pread(file.fd, size, offset)
         except OSError as error:
             raise BadImageError(f"not readable: {error.strerror}") from None
@@ -100,14 +105,14 @@ class Dataset:
     def defect(self, sample: int, reason: str) -> Defect:
         """What is wrong with a sample, with its place."""
         source, table, row = self._locate(sample)
-        return Defect(source_name(source), table.key(row), reason, row=row)
+        return Defect(source.name, table.key(row), reason, row=row)
 
     def ids_of(self, defects: Iterable[Defect]) -> set[int]:
         """Sample ids of a list of defects. Raises `UserError` for one of another set."""
         starts: dict[str, tuple[int, TableFacts]] = {}
         first = 0
         for facts in self.tables:
-            starts[source_name(facts.source)] = (first, facts)
+            starts[facts.name] = (first, facts)
             first += facts.num_samples
         found = set()
         for defect in defects:
@@ -117,7 +122,7 @@ class Dataset:
             if (
                 defect.source not in starts
                 or defect.row >= facts.num_samples
-                or self._table(facts.index).key(defect.row) != defect.key
+                or self._table(facts).key(defect.row) != defect.key
             ):
                 raise UserError(
                     "input.quarantine", str(defect), "a sample of this set",
@@ -126,11 +131,11 @@ class Dataset:
             found.add(start + defect.row)
         return found
 
-    def _locate(self, sample: int) -> tuple[Path, Table, int]:
+    def _locate(self, sample: int) -> tuple[TableFacts, Table, int]:
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         shard = self.shards[number]
         row = shard.first_row + sample - int(self._starts[number])
-        return shard.facts.source, self._table(shard.facts.index), row
+        return shard.facts, self._table(shard.facts), row
 
 
 def padded_labels(labels: Sequence[NDArray[np.int32]], width: int) -> NDArray[np.int64]:
@@ -157,9 +162,10 @@ def open_dataset(
     gone but whose index is there keeps its samples' places, so that the others keep theirs.
     """
     sources, target = reader_named(layout.reader).find(root, pattern, where), root / pattern
-    tables = load_indexes(sources, layout, index_dir, workers)
+    place = IndexPlace(root, layout, index_dir)
+    tables = load_indexes(sources, place, workers)
     if sources != [target]:
-        tables += find_gone(sources, "*" if target.is_dir() else target.name, layout, index_dir)
+        tables += find_gone(sources, "*" if target.is_dir() else target.name, place)
         tables.sort(key=lambda facts: facts.source)
     dataset = Dataset(tables, num_classes)
     if not len(dataset):
@@ -176,6 +182,27 @@ def _spans(facts: TableFacts) -> list[Shard]:
         return [Shard(facts, 0, facts.num_samples)] if facts.num_samples else []
     starts = range(0, facts.num_samples, _SPAN)
     return [Shard(facts, start, min(_SPAN, facts.num_samples - start)) for start in starts]
+
+
+def _open_table(facts: TableFacts) -> Table:
+    """The table as it was when the set was opened. Raises `BadImageError` for another one."""
+    try:
+        table = Table(facts.index)
+    except pa.ArrowInvalid:
+        raise BadImageError(f"index {facts.index} is damaged") from None
+    if len(table) != facts.num_samples:
+        raise BadImageError(f"index {facts.index} was made anew while in use")
+    return table
+
+
+def _num_kept_open() -> int:
+    """Half of the files that this process may open, for sources, and as many for tables."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * _MOST_OPEN
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(_MOST_OPEN, soft // 4))
 
 
 class _OpenFile:

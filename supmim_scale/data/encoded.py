@@ -33,17 +33,15 @@ class Header:
 def read_header(encoded: NDArray[np.uint8]) -> Header:
     """The header of an image that has its end. Raises `BadImageError`.
 
-    JPEGs are walked marker by marker: about 5 us, where PIL takes 50.
+    JPEGs are walked marker by marker, without a copy; other kinds go to PIL.
     """
-    data = encoded.tobytes()
+    data = memoryview(encoded.data)
     if not data:
         raise BadImageError("zero bytes")
-    if data[:2] == _SOI:
-        return _walk(data)
-    return _by_pil(data)
+    return _walk(data) if data[:2] == _SOI else _by_pil(bytes(data))
 
 
-def _walk(data: bytes) -> Header:
+def _walk(data: memoryview) -> Header:
     size, place, channels = None, 2, 3
     try:
         while True:
@@ -69,7 +67,8 @@ def _walk(data: bytes) -> Header:
         raise BadImageError("truncated before its image data") from None
     if size is None or not all(size):
         raise BadImageError("JPEG without a size")
-    if data.rfind(_EOI, place) < 0:
+    # Almost always the last two bytes; some files go on after their end.
+    if data[-2:] != _EOI and bytes(data).rfind(_EOI, place) < 0:
         raise BadImageError("truncated: no end-of-image marker")
     return Header("jpg", *size, oddity="CMYK" if channels == 4 else "")
 
@@ -86,10 +85,11 @@ def _by_pil(data: bytes) -> Header:
         raise BadImageError(f"no image: {data[:8]!r} at its start") from None
 
 
-def require_decodable(encoded: NDArray[np.uint8]) -> None:
-    """Decode with PIL. Raises `BadImageError` where that fails."""
+def why_undecodable(encoded: NDArray[np.uint8]) -> str:
+    """Words for an image that DALI refuses: PIL's where it refuses it too."""
     try:
         with Image.open(io.BytesIO(encoded.tobytes())) as image:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(str(error)) from None
+        return f"undecodable: {error}"
+    return "undecodable by DALI"

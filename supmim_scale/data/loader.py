@@ -15,14 +15,14 @@ from supmim_scale import draws
 from supmim_scale.data.augment import AugmentSettings, draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, padded_labels
-from supmim_scale.data.encoded import BadImageError, Header, read_header, require_decodable
+from supmim_scale.data.encoded import BadImageError, Header, read_header, why_undecodable
 from supmim_scale.data.order import Ids, SampleOrder
-from supmim_scale.data.quarantine import Policy, Quarantine
+from supmim_scale.data.quarantine import Quarantine, SkipPolicy
 from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, random_window
-from supmim_scale.errors import RankError, UserError
+from supmim_scale.errors import RankError
 
 _TRIES = 16  # samples tried in place of a bad one
-_STOP = Policy()
+_STOP = SkipPolicy()
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def training_batches(
         augmentations = draw_augmentations(spec.augment, choices, spec.size, seed, *who)
         return _view_inputs(windows, flips_B) | augmentations
 
-    source = _Source(dataset, seed, quarantine or Quarantine(_STOP, len(dataset)), set(known_bad))
+    source = _Source(
+        dataset, seed, quarantine or Quarantine(_STOP, len(dataset)), frozenset(known_bad)
+    )
     return _batches(source, parts(), draw, settings, share.micro_batch, device)
 
 
@@ -145,10 +147,10 @@ def evaluation_batches(
     world_size: int = 1,
     device: torch.device,
     ids: Ids | None = None,
-    policy: Policy = _STOP,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of the set (or of `ids`) once, centre crops; the shares are disjoint
-    and complete. Where the policy skips a bad sample, none is shown in its place."""
+    and complete. Where `quarantine` lets a bad sample be skipped, none is shown in its place."""
     ids = (np.arange(len(dataset)) if ids is None else ids)[rank::world_size]
     chunks = (ids[i : i + batch] for i in range(0, len(ids), batch))
     parts = ((np.zeros_like(part), part) for part in chunks)
@@ -157,7 +159,7 @@ def evaluation_batches(
         windows = [centre_window(*size, settings.eval_crop) for size in chunk.sizes]
         return _view_inputs(windows, np.zeros(len(chunk.ids_B), dtype=bool))
 
-    source = _Source(dataset, 0, Quarantine(policy, len(dataset)), replaces=False)
+    source = _Source(dataset, 0, quarantine or Quarantine(_STOP, len(dataset)), replaces=False)
     plain = replace(settings, spec=replace(settings.spec, augment=AugmentSettings()))
     return _batches(source, parts, draw, plain, batch, device)
 
@@ -175,13 +177,19 @@ def _view_inputs(
 
 @dataclass
 class _Source:
-    """Reads samples; a bad one is noted and another one of the set (or none) put in its place."""
+    """Reads samples; a bad one is noted and another one of the set (or none) put in its place.
+
+    `listed` are bad whatever they look like. `undecodable` are (epoch, id) whose window DALI
+    refused. Neither is extended by what is met elsewhere, so that what a step shows does not
+    depend on the steps and ranks before it.
+    """
 
     dataset: Dataset
     seed: int
     quarantine: Quarantine
-    bad: set[int] = field(default_factory=set)
+    listed: frozenset[int] = frozenset()
     replaces: bool = True
+    undecodable: set[tuple[int, int]] = field(default_factory=set)
 
     def chunk(self, part: tuple[Ids, Ids]) -> _Chunk:
         """The samples of a batch. Raises `RankError` where the policy says stop."""
@@ -199,21 +207,22 @@ class _Source:
         )
 
     def note(self, sample: int, reason: str) -> None:
-        """A sample turned out bad."""
-        self.bad.add(sample)
+        """A sample turned out bad. Raises `RankError` where the policy says stop."""
         self.quarantine.add(self.dataset.defect(sample, reason))
 
     def _good(self, epoch: int, wanted: int) -> _Sample | None:
         """The sample, or one drawn in its place: the same one whichever rank asks, and whenever."""
         sample = wanted
         for attempt in range(1, _TRIES + 1):
-            if sample not in self.bad:
-                try:
+            try:
+                if sample in self.listed:
+                    raise BadImageError("listed in input.quarantine")
+                if (epoch, sample) not in self.undecodable:
                     encoded = self.dataset.read(sample)
                     labels = self.dataset.labels_of(sample)
                     return _Sample(sample, encoded, read_header(encoded), labels)
-                except BadImageError as error:
-                    self.note(sample, str(error))
+            except BadImageError as error:
+                self.note(sample, str(error))
             if not self.replaces:
                 return None
             drawn = draws.bits(draws.REPLACE, self.seed, epoch, wanted, attempt).item()
@@ -239,8 +248,8 @@ class _Feed:
         self._pool = ThreadPoolExecutor(readers)
         self._ahead: deque[Future[_Chunk]] = deque()
         self._again: deque[_Chunk] = deque()
-        self.in_flight: deque[_Chunk] = deque()
-        self.error: UserError | None = None
+        self.in_flight: deque[tuple[_Chunk, dict[str, Any]]] = deque()
+        self.error: Exception | None = None
         for _ in range(readers):
             self._read_one_more()
 
@@ -249,16 +258,18 @@ class _Feed:
         it late and repeat it; the error is kept."""
         try:
             chunk = self._next_chunk()
-        except UserError as error:
+            given = {"encoded": chunk.encoded, **self._draw(chunk)}
+        except StopIteration:
+            raise
+        except Exception as error:
             self.error = error
             raise StopIteration from None
-        self.in_flight.append(chunk)
-        given = {"encoded": chunk.encoded, **self._draw(chunk)}
+        self.in_flight.append((chunk, given))
         return tuple(given[name] for name in self._spec.inputs)
 
     def rewind(self) -> None:
         """Give what is in flight once more, without what has been found bad since."""
-        waiting = [*self.in_flight, *self._again]
+        waiting = [*(chunk for chunk, _ in self.in_flight), *self._again]
         self.in_flight.clear()
         self._again = deque(self._source.chunk((c.epochs_B, c.wanted_B)) for c in waiting)
 
@@ -308,12 +319,13 @@ def _batches(
                     raise feed.error from None
                 return
             except RuntimeError as error:  # DALI does not say which image it could not decode
-                if not _note_undecodable(source, feed.in_flight, spec.decoder, device):
+                check = DecodeCheck(batch=batch, threads=1, decoder=spec.decoder, device=device)
+                if not _note_undecodable(source, feed.in_flight, check):
                     raise error
                 feed.rewind()
                 pipeline = build()
                 continue
-            chunk = feed.in_flight.popleft()
+            chunk, _ = feed.in_flight.popleft()
             labels_BL = padded_labels(chunk.labels, dataset.labels_per_image)
             on_device = torch.from_numpy(labels_BL).to(device, non_blocking=True)
             yield Batch(images_BCHW, on_device, chunk.ids_B, chunk.epochs_B)
@@ -322,18 +334,15 @@ def _batches(
 
 
 def _note_undecodable(
-    source: _Source, chunks: Iterable[_Chunk], decoder: str, device: torch.device
+    source: _Source, in_flight: Iterable[tuple[_Chunk, dict[str, Any]]], check: DecodeCheck
 ) -> bool:
-    """Find the images among those in flight that PIL or the pipeline's decoder refuses."""
-    check = DecodeCheck(batch=1, threads=1, decoder=decoder, device=device)
+    """Find the images in flight whose window the pipeline's decoder refuses."""
     found = False
-    for chunk in chunks:
-        for sample, encoded in zip(chunk.ids_B, chunk.encoded, strict=True):
-            try:
-                require_decodable(encoded)
-                if not check.decodes([encoded]):
-                    raise BadImageError("not decodable by DALI")
-            except BadImageError as error:
-                source.note(int(sample), str(error))
-                found = True
+    for chunk, given in in_flight:
+        windows = np.concatenate([given["anchors"], given["shapes"]], axis=1)
+        for place in check.refused(chunk.encoded, windows.tolist()):
+            epoch, sample = int(chunk.epochs_B[place]), int(chunk.ids_B[place])
+            source.undecodable.add((epoch, sample))
+            source.note(sample, why_undecodable(chunk.encoded[place]))
+            found = True
     return found

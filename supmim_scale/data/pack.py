@@ -4,20 +4,26 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.encoded import BadImageError, read_header
-from supmim_scale.data.quarantine import Policy, read_list, require_few, require_usable, write_list
+from supmim_scale.data.quarantine import (
+    SkipPolicy,
+    read_list,
+    require_few,
+    require_usable,
+    write_list,
+)
 from supmim_scale.data.shards import MANIFEST, sha256_of, write_manifest, write_shard
 from supmim_scale.data.table import Defect, TableFacts
 from supmim_scale.errors import UserError
+from supmim_scale.progress import progress
 
 NOTE = "pack.json"
 QUARANTINE = "quarantine.jsonl"
@@ -42,7 +48,7 @@ def pack(dataset: Dataset, out: Path, spec: PackSpec, classes: list[str], worker
     """
     if spec.shard_size < 1:
         raise UserError("--shard-size", f"{spec.shard_size}", "1 or more", "raise it")
-    policy = Policy(skip=spec.skip_bad, rate=1.0)
+    policy = SkipPolicy(skip=spec.skip_bad, rate=1.0)
     require_usable(dataset, policy)
     _require_same(dataset, out, spec)
     order = np.random.default_rng(spec.seed).permutation(len(dataset))
@@ -53,15 +59,13 @@ def pack(dataset: Dataset, out: Path, spec: PackSpec, classes: list[str], worker
         for path, start in zip(paths, starts, strict=True)
         if not path.exists()
     ]
-    write = partial(_write, dataset.tables, spec)
+    todo = sum(len(chosen) for _, _, chosen in jobs)
     with (
-        tqdm(total=len(dataset), desc="pack", unit="image", disable=None) as bar,
+        progress("pack", todo, "image") as bar,
         # Not forked: this process may hold DALI's and torch's threads.
-        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), _open, (dataset.tables,)) as pool,
     ):
-        bar.initial = len(dataset) - sum(len(chosen) for _, _, chosen in jobs)  # packed before
-        bar.reset(len(dataset))
-        for images in pool.map(write, jobs):
+        for images in pool.map(partial(_write, spec), jobs):
             bar.update(images)
     if classes:
         (out / "classes.txt").write_text("\n".join(classes) + "\n")
@@ -74,12 +78,17 @@ def pack(dataset: Dataset, out: Path, spec: PackSpec, classes: list[str], worker
     return len(dataset) - len(bad)
 
 
-def _write(
-    tables: tuple[TableFacts, ...], spec: PackSpec, job: tuple[Path, int, NDArray[np.int64]]
-) -> int:
+_set: list[Dataset] = []  # of a worker process, which opens it once
+
+
+def _open(tables: tuple[TableFacts, ...]) -> None:
+    _set[:] = [Dataset(tables)]
+
+
+def _write(spec: PackSpec, job: tuple[Path, int, NDArray[np.int64]]) -> int:
     """Write one shard, and before it appears the list of what was left out of it."""
     path, start, chosen = job
-    dataset = _opened(tables)
+    (dataset,) = _set
     bad: list[Defect] = []
 
     def samples() -> Iterator[tuple[str, bytes, str, str | None]]:
@@ -89,7 +98,7 @@ def _write(
                 kind = read_header(encoded).kind
             except BadImageError as error:
                 bad.append(dataset.defect(sample, str(error)))
-                require_few(bad, len(bad), len(dataset), Policy(skip=spec.skip_bad, rate=1.0))
+                require_few(bad, len(bad), len(dataset), SkipPolicy(skip=spec.skip_bad, rate=1.0))
                 continue
             labels = dataset.labels_of(sample)
             yield (
@@ -103,11 +112,6 @@ def _write(
 
     write_shard(path, samples())
     return len(chosen)
-
-
-@lru_cache(maxsize=1)
-def _opened(tables: tuple[TableFacts, ...]) -> Dataset:
-    return Dataset(tables)
 
 
 def _list_of(path: Path) -> Path:

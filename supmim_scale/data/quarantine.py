@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from supmim_scale.data.dataset import Dataset
-from supmim_scale.data.table import Defect, source_name
+from supmim_scale.data.table import Defect
 from supmim_scale.errors import RankError, UserError
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Policy:
+class SkipPolicy:
     """`skip`: bad samples are replaced, at most `rate` of the set's samples; else they stop."""
 
     skip: bool = False
@@ -26,49 +26,67 @@ class Policy:
 
 
 class Quarantine:
-    """Bad samples that this rank has met, each once; safe to call from several threads."""
+    """Bad samples met so far, each once; safe to call from several threads.
 
-    def __init__(self, policy: Policy, num_samples: int, path: Path | None = None) -> None:
+    `path`: this rank's list; what all ranks of earlier starts listed beside it counts from the
+    beginning, so that a rate holds for the whole run.
+    """
+
+    def __init__(self, policy: SkipPolicy, num_samples: int, path: Path | None = None) -> None:
         self._policy, self._num_samples, self._path = policy, num_samples, path
-        self._met: dict[tuple[str, str], Defect] = {}
+        earlier = sorted(path.parent.glob(f"{path.stem.split('-')[0]}-*.jsonl")) if path else []
+        self._met = {_place(defect): defect for file in earlier for defect in read_list(file)}
         self._lock = threading.Lock()
 
     @property
-    def count(self) -> int:
-        """Bad samples met."""
-        return len(self._met)
+    def met(self) -> set[tuple[str, str]]:
+        """(source, key) of the bad samples."""
+        return set(self._met)
 
     def add(self, defect: Defect) -> None:
         """Note a bad sample, on disk first. Raises `RankError` where the policy says stop."""
         with self._lock:
-            if (defect.source, defect.key) in self._met:
+            if _place(defect) in self._met:
                 return
-            self._met[defect.source, defect.key] = defect
+            self._met[_place(defect)] = defect
             if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._path, "a") as file:
-                    file.write(json.dumps(asdict(defect)) + "\n")
-            self.require_few(self.count)
+                self._write(self._path, defect)
+            self.require_few(len(self._met))
 
     def require_few(self, count: int) -> None:
         """Raise `RankError` if `count` bad samples, over all ranks, are more than allowed."""
-        if self._policy.allows(count, self._num_samples):
-            return
-        raise RankError(*_refusal(list(self._met.values()), count, self._num_samples, self._policy))
+        if not self._policy.allows(count, self._num_samples):
+            raise RankError(
+                *_refusal(list(self._met.values()), count, self._num_samples, self._policy)
+            )
+
+    def _write(self, path: Path, defect: Defect) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a") as file:
+                file.write(json.dumps(asdict(defect)) + "\n")
+        except OSError as error:
+            raise RankError(
+                str(path), str(error), "a writable run folder", "mend it and start again"
+            ) from None
 
 
-def require_usable(dataset: Dataset, policy: Policy) -> None:
+def _place(defect: Defect) -> tuple[str, str]:
+    return defect.source, defect.key
+
+
+def require_usable(dataset: Dataset, policy: SkipPolicy) -> None:
     """Raise `UserError` if indexing left out, or sources that are gone take along, more samples
     than the policy allows."""
     lost = sum(facts.num_samples for facts in dataset.gone)
     defects = [
-        Defect(source_name(f.source), "", "gone", f"{f.num_samples} samples; or remove {f.index}")
+        Defect(f.name, "", "gone", f"{f.num_samples} samples; or remove {f.index}")
         for f in dataset.gone
     ] + dataset.defects
     require_few(defects, lost + len(dataset.defects), len(dataset), policy)
 
 
-def require_few(defects: list[Defect], count: int, num_samples: int, policy: Policy) -> None:
+def require_few(defects: list[Defect], count: int, num_samples: int, policy: SkipPolicy) -> None:
     """Raise `UserError` if `count` bad samples are more than the policy allows."""
     if not policy.allows(count, num_samples):
         raise UserError(*_refusal(defects, count, num_samples, policy))
@@ -94,10 +112,11 @@ def write_list(path: Path, defects: Iterable[Defect]) -> None:
 
 
 def _refusal(
-    defects: list[Defect], count: int, num_samples: int, policy: Policy
+    defects: list[Defect], count: int, num_samples: int, policy: SkipPolicy
 ) -> tuple[str, str, str, str]:
     shown = "; ".join(str(defect) for defect in defects[:_SHOWN])
-    more = f"; and {count - _SHOWN} more" if count > min(_SHOWN, len(defects)) else ""
+    left = count - len(defects[:_SHOWN])
+    more = f"; and {left} more" if left > 0 else ""
     allowed = f"at most {policy.rate:g} of {num_samples} samples" if policy.skip else "none"
     fix = (
         "raise input.bad_rate if that is expected"

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from supmim_scale import draws
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.encoded import BadImageError, read_header
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.table import Table
+from supmim_scale.progress import progress
 
 _SAMPLED = 2000  # images whose headers are read
 _BATCHES = 20
@@ -54,7 +54,7 @@ class Stats:
 def measure(dataset: Dataset, order: SampleOrder, global_batch: int, num_classes: int) -> Stats:
     """Counts from the index, sizes from the headers of a sample of images, and the mixing of
     classes in the first batches of the order."""
-    counts, multiplicity, sorted_shards = _count_labels(dataset, num_classes)
+    counts, labels, sorted_shards = _count_labels(dataset, num_classes)
     heights, widths, sizes = _sampled_headers(dataset)
     shares = counts / max(1, counts.sum())
     expected = _expected_classes(shares, global_batch)
@@ -68,10 +68,11 @@ def measure(dataset: Dataset, order: SampleOrder, global_batch: int, num_classes
         "shards": len(dataset.shards),
         "samples_per_shard_median": float(np.median(dataset.sizes)),
         "indexed_bytes": sum(facts.num_bytes for facts in dataset.tables),
-        "labels_per_image_mean": float(multiplicity),
+        "labels_per_image_mean": labels / max(1, len(dataset)),
         "labels_per_image_max": dataset.labels_per_image,
         "classes_with_images": int((counts > 0).sum()),
         "classes": num_classes,
+        "labels_beyond_the_classes": int(labels - counts.sum()),
         "images_of_smallest_class": int(counts[counts > 0].min()) if counts.any() else 0,
         "images_of_largest_class": int(counts.max()) if counts.any() else 0,
         "headers_read": len(heights),
@@ -88,23 +89,25 @@ def measure(dataset: Dataset, order: SampleOrder, global_batch: int, num_classes
     return Stats(facts, counts, heights, widths, sizes, batch_classes, expected)
 
 
-def _count_labels(dataset: Dataset, num_classes: int) -> tuple[NDArray[np.int64], float, int]:
-    """(images of every class, labels an image, shards sorted by class)."""
-    num_classes = max(num_classes, dataset.largest_label + 1)
+def _count_labels(dataset: Dataset, num_classes: int) -> tuple[NDArray[np.int64], int, int]:
+    """(images of every class, labels in all, shards sorted by class)."""
     counts = np.zeros(num_classes, dtype=np.int64)
     distinct, drawn, labels = [], [], 0
-    for facts in tqdm(dataset.tables, "labels", unit="file", disable=None, leave=False):
-        flat = Table(facts.index).labels_flat
-        counts += np.bincount(flat, minlength=num_classes)
-        labels += len(flat)
-        distinct.append(len(np.unique(flat)))
-        drawn.append(len(flat))
+    with progress("labels", len(dataset.tables), "file") as bar:
+        for facts in dataset.tables:
+            flat = Table(facts.index).labels_flat
+            labels += len(flat)
+            flat = flat[flat < num_classes]
+            counts += np.bincount(flat, minlength=num_classes)
+            distinct.append(len(np.unique(flat)))
+            drawn.append(len(flat))
+            bar.update()
     shares = counts / max(1, counts.sum())
     is_sorted = [
         n > 1 and d < _SORTED * _expected_classes(shares, n)
         for d, n in zip(distinct, drawn, strict=True)
     ]
-    return counts, labels / max(1, len(dataset)), sum(is_sorted) if len(is_sorted) > 1 else 0
+    return counts, labels, sum(is_sorted) if len(is_sorted) > 1 else 0
 
 
 def _expected_classes(shares: NDArray[np.float64], drawn: int) -> float:
@@ -124,13 +127,15 @@ def _sampled_headers(dataset: Dataset) -> tuple[NDArray[np.int64], ...]:
     rng = draws.generator(draws.ORDER, 0)
     ids = rng.choice(len(dataset), min(_SAMPLED, len(dataset)), replace=False)
     rows = []
-    for sample in tqdm(np.sort(ids), "headers", unit="image", disable=None, leave=False):
-        try:
-            encoded = dataset.read(int(sample))
-            header = read_header(encoded)
-            rows.append((header.height, header.width, len(encoded)))
-        except BadImageError:
-            continue  # verify's business
+    with progress("headers", len(ids), "image") as bar:
+        for sample in np.sort(ids):
+            bar.update()
+            try:
+                encoded = dataset.read(int(sample))
+                header = read_header(encoded)
+                rows.append((header.height, header.width, len(encoded)))
+            except BadImageError:
+                continue  # verify's business
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2]
 
@@ -152,7 +157,7 @@ def draw_picture(stats: Stats, path: Path, title: str) -> None:
     mixing.plot(np.arange(1, len(stats.batch_classes) + 1), stats.batch_classes, "o",
                 color="#0072b2", label="as the recipe orders them")  # fmt: skip
     mixing.axhline(stats.expected_classes, color="#999999", label="drawn from the whole set")
-    top = 1.1 * max(stats.expected_classes, *stats.batch_classes)
+    top = 1.1 * max(1.0, stats.expected_classes, *stats.batch_classes)
     mixing.set(xlabel="step", ylabel="classes", ylim=(0, top),
                title=f"classes in a batch of {stats.facts['global_batch']}")  # fmt: skip
     mixing.legend()

@@ -4,6 +4,7 @@ One row a sample. A table stays on disk and is mapped where it is read, so that 
 cost a process no more than the pages it touches.
 """
 
+import hashlib
 import json
 import os
 from array import array
@@ -26,11 +27,6 @@ _SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int32())),
     ]
 )
-
-
-def source_name(source: Path) -> str:
-    """A source's name in messages and lists: its folder's and its own."""
-    return f"{source.parent.name}/{source.name}"
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What is known of a source without reading its rows."""
+    """What is known of a source without reading its rows.
+
+    `name` is its path under the root; `content` hashes keys, places and labels of its samples.
+    """
 
     source: Path
+    name: str
     index: Path
+    content: str
     num_samples: int
     num_bytes: int
     largest_label: int
@@ -108,10 +109,12 @@ def write_table(
     path: Path, samples: pa.Table, defects: Iterable[Defect], stamp: Mapping[str, str]
 ) -> None:
     """Write an index; it appears under its name only when it is whole."""
+    samples = samples.combine_chunks()
     labels = samples["labels"].combine_chunks()
     flat = labels.flatten().to_numpy()
     facts = {
         "stamp": dict(stamp),
+        "content": _content(samples),
         "num_samples": samples.num_rows,
         "num_bytes": int(np.maximum(samples["size"].to_numpy(), 0).sum()),
         "largest_label": int(flat.max()) if len(flat) else -1,
@@ -122,11 +125,20 @@ def write_table(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_table(samples.combine_chunks().cast(_SCHEMA).replace_schema_metadata(None))
+        writer.write_table(samples.cast(_SCHEMA).replace_schema_metadata(None))
     os.replace(part, path)
 
 
-def read_facts(source: Path, index: Path, stamp: Mapping[str, str]) -> TableFacts | None:
+def _content(samples: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for name in samples.column_names:
+        for chunk in samples[name].chunks:
+            for buffer in chunk.buffers():
+                digest.update(buffer or b"")
+    return digest.hexdigest()[:16]
+
+
+def read_facts(source: Path, name: str, index: Path, stamp: Mapping[str, str]) -> TableFacts | None:
     """The facts of an index, or None where there is none of this stamp: it must be made."""
     try:
         with pa.memory_map(str(index)) as mapped:
@@ -134,7 +146,7 @@ def read_facts(source: Path, index: Path, stamp: Mapping[str, str]) -> TableFact
         if not stamp.items() <= facts.pop("stamp").items():
             return None
         defects = tuple(Defect(**defect) for defect in facts.pop("defects"))
-        return TableFacts(source=source, index=index, defects=defects, **facts)
+        return TableFacts(source=source, name=name, index=index, defects=defects, **facts)
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
         return None  # none, or a damaged one, which is as good as none
 

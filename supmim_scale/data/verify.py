@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -13,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from supmim_scale.data.dali import DecodeCheck
 from supmim_scale.data.dataset import Dataset, Shard
-from supmim_scale.data.encoded import BadImageError, read_header, require_decodable
+from supmim_scale.data.encoded import BadImageError, Header, read_header, why_undecodable
 from supmim_scale.data.quarantine import write_list
 from supmim_scale.data.shards import MANIFEST, read_manifest, sha256_of, write_manifest
-from supmim_scale.data.table import Defect, TableFacts, source_name
+from supmim_scale.data.table import Defect, TableFacts
+from supmim_scale.progress import progress
 
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.json"
@@ -70,76 +69,69 @@ def verify(dataset: Dataset, out: Path, num_classes: int | None, workers: int) -
 
     Shards are compared with the `SHA256SUMS` beside them or in `out`, which is written for those
     that are in none. So a second call finds what has changed since the first, even flipped bits
-    that still decode.
+    that still decode, and shards that are no longer there. Decodes on the CPU.
     """
     verdict = Verdict(bad=list(dataset.defects))
     work = partial(_verify_shard, num_classes=num_classes)
+    empty = [Shard(facts, 0, 0) for facts in dataset.tables if not facts.num_samples]
     with (
         ProcessPoolExecutor(workers, get_context("spawn")) as pool,
-        tqdm(total=len(dataset), desc="verify", unit="image", disable=None) as bar,
+        progress("verify", len(dataset), "image") as bar,
     ):
-        empty = (Shard(facts, 0, 0) for facts in dataset.tables if not facts.num_samples)
         for part in pool.map(work, [*dataset.shards, *empty]):
             verdict.add(part)
             bar.update(part.num_samples)
     out.mkdir(parents=True, exist_ok=True)
-    verdict.bad += _compare(verdict.checksums, out)
+    verdict.bad += _compare(dataset, verdict.checksums, out)
     write_list(out / QUARANTINE, verdict.bad)
-    reasons = {
-        name: dict(Counter(_kind(d) for d in getattr(verdict, name))) for name in ("bad", "odd")
-    }
+    counts = {"bad": verdict.bad, "odd": verdict.odd}
+    reasons = {name: dict(Counter(map(_kind, defects))) for name, defects in counts.items()}
     facts = {"samples": verdict.num_samples, "clean": verdict.is_clean, **reasons}
     (out / REPORT).write_text(json.dumps(facts, indent=2) + "\n")
     return verdict
 
 
 def _verify_shard(shard: Shard, num_classes: int | None) -> Verdict:
-    """Everything about one shard; its checksum covers what was read."""
-    verdict = Verdict(num_samples=shard.num_samples)
-    dataset, source = _opened(shard.facts, num_classes), shard.facts.source
+    """Everything about one shard, or one span of a listing."""
+    verdict, facts = Verdict(num_samples=shard.num_samples), shard.facts
+    dataset = _opened(facts, num_classes)
     contents = hashlib.sha256()
     ids = range(shard.first_row, shard.first_row + shard.num_samples)
-    for chunk in _chunks(ids):
-        whole: list[tuple[int, NDArray[np.uint8]]] = []
-        for sample in chunk:
+    for start in range(0, len(ids), _DECODED):
+        whole: list[tuple[int, NDArray[np.uint8], Header]] = []
+        for sample in ids[start : start + _DECODED]:
             try:
                 encoded = dataset.read(sample)
-                contents.update(encoded.tobytes())
+                if facts.is_listing:
+                    contents.update(encoded.tobytes())
                 header = read_header(encoded)
                 dataset.labels_of(sample)
-                whole.append((sample, encoded))
+                whole.append((sample, encoded, header))
             except BadImageError as error:
                 verdict.bad.append(dataset.defect(sample, str(error)))
                 continue
-            named = Path(dataset.defect(sample, "").key).suffix[1:].lower()
-            if named and _EXTENSIONS.get(named, named) != header.kind:
-                verdict.odd.append(dataset.defect(sample, f"{header.kind} under another name"))
-            if header.oddity:
-                verdict.odd.append(dataset.defect(sample, header.oddity))
-        for sample, reason in _undecodable(whole):
-            verdict.bad.append(dataset.defect(sample, reason))
-    if shard.facts.is_listing:
-        verdict.checksums[f"{source}#{ids.start}-{ids.stop}"] = contents.hexdigest()
-    elif source.exists():
-        verdict.checksums[str(source)] = sha256_of(source)
+            verdict.odd += [dataset.defect(sample, odd) for odd in _oddities(dataset, whole[-1])]
+        images = [encoded for _, encoded, _ in whole]
+        windows = [(0, 0, header.height, header.width) for _, _, header in whole]
+        for place in _checker().refused(images, windows):
+            reason = why_undecodable(images[place])
+            verdict.bad.append(dataset.defect(whole[place][0], reason))
+    if facts.is_listing:
+        verdict.checksums[f"{facts.name}#{ids.start}-{ids.stop}"] = contents.hexdigest()
+    elif facts.source.exists():
+        verdict.checksums[facts.name] = sha256_of(facts.source)
     return verdict
 
 
-def _undecodable(
-    images: list[tuple[int, NDArray[np.uint8]]],
-) -> Iterator[tuple[int, str]]:
-    """Samples that the training decoder refuses, and why."""
-    check = _checker()
-    if not images or check.decodes([encoded for _, encoded in images]):
-        return
-    for sample, encoded in images:
-        try:
-            require_decodable(encoded)
-        except BadImageError as error:
-            yield sample, f"undecodable: {error}"
-            continue
-        if not check.decodes([encoded]):
-            yield sample, "undecodable by DALI"
+def _oddities(dataset: Dataset, found: tuple[int, NDArray[np.uint8], Header]) -> list[str]:
+    """What is unusual about a sample that training reads all the same."""
+    sample, _, header = found
+    named = Path(dataset.defect(sample, "").key).suffix[1:].lower()
+    is_misnamed = named and _EXTENSIONS.get(named, named) != header.kind
+    return [
+        *([f"{header.kind} under another name"] if is_misnamed else []),
+        *([header.oddity] if header.oddity else []),
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -152,28 +144,28 @@ def _opened(facts: TableFacts, num_classes: int | None) -> Dataset:
     return Dataset([facts], num_classes)
 
 
-def _chunks(ids: range) -> Iterator[range]:
-    for start in range(0, len(ids), _DECODED):
-        yield ids[start : start + _DECODED]
-
-
-def _compare(checksums: dict[str, str], out: Path) -> list[Defect]:
-    """Shards that are not what a manifest says; those in no manifest enter `out`'s."""
-    read = lru_cache(maxsize=None)(_read_if_there)
-    changed, new = [], dict[str, dict[str, str]]()
-    for place, found in checksums.items():
-        path, is_span = Path(place), "#" in place
-        kind = SPANS if is_span else MANIFEST
-        beside, ours = {} if is_span else read(path.parent / MANIFEST), read(out / kind)
-        expected = beside.get(path.name) or ours.get(path.name)
-        if expected is None:
-            new.setdefault(kind, dict(ours))[path.name] = found
-        elif expected != found:
-            where = path.parent / MANIFEST if path.name in beside else out / kind
-            changed.append(Defect(source_name(path), "", "changed", f"unlike {where}"))
-    for kind, sums in new.items():
-        write_manifest(out / kind, sums)
-    return changed
+def _compare(dataset: Dataset, checksums: dict[str, str], out: Path) -> list[Defect]:
+    """Shards that are not what a manifest says, or are named there and gone; those in no manifest
+    enter `out`'s."""
+    kind = SPANS if any(facts.is_listing for facts in dataset.tables) else MANIFEST
+    known = _read_if_there(out / kind)
+    if kind == MANIFEST:
+        for folder in {facts.source.parent for facts in dataset.tables}:
+            facts = next(f for f in dataset.tables if f.source.parent == folder)
+            prefix = facts.name.removesuffix(facts.source.name)
+            beside = _read_if_there(folder / MANIFEST)
+            known |= {prefix + name: digest for name, digest in beside.items()}
+    changed = [
+        Defect(name, "", "changed", "unlike its checksum")
+        for name, digest in checksums.items()
+        if known.get(name, digest) != digest
+    ]
+    gone = [Defect(name, "", "gone", "named in a manifest") for name in known.keys() - checksums]
+    ours = _read_if_there(out / kind)
+    new = {name: digest for name, digest in checksums.items() if name not in known}
+    if new:
+        write_manifest(out / kind, ours | new)
+    return changed + sorted(gone, key=str)
 
 
 def _read_if_there(path: Path) -> dict[str, str]:

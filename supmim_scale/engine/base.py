@@ -1,5 +1,6 @@
 """What the training loop asks of an engine, and the choice between the two there are."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
+from supmim_scale.engine.pieces import Counters, Piece, ReadValues
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.models.joint import JointModel, JointOutput
@@ -40,6 +42,18 @@ class Engine(Protocol):
 
     def named_weights(self, *, ema: bool) -> "dict[str, Tensor]":
         """Collective, waits: whole fp32 weights on the CPU of rank 0; empty elsewhere."""
+        ...
+
+    def counters(self) -> Counters:
+        """Steps counted so far."""
+        ...
+
+    def pieces(self) -> Iterator[Piece]:
+        """Waits: copies of everything this rank owns of the training state."""
+        ...
+
+    def restore(self, read: ReadValues, counters: Counters) -> None:
+        """Collective: take over a training state, from pieces of any number of ranks."""
         ...
 
 

@@ -34,3 +34,8 @@ class ShardEma:
             yield
         finally:
             torch._foreach_copy_(self._live, kept)
+
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """The live values become the average."""
+        torch._foreach_copy_(self.average, [tensor.detach() for tensor in self._live])

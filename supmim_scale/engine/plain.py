@@ -1,11 +1,13 @@
 """The reference engine: one process, PyTorch alone."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from supmim_scale.engine.ema import ShardEma
+from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues
 from supmim_scale.models.joint import JointModel, JointOutput
 from supmim_scale.optim import set_lr
 
@@ -59,3 +61,33 @@ class PlainEngine:
             with self._ema.swapped_in():
                 return self.named_weights(ema=False)
         return {n: p.detach().float().cpu().clone() for n, p in self._model.named_parameters()}
+
+    def counters(self) -> Counters:
+        """Steps counted so far."""
+        states = list(self._optimizer.state.values())
+        adam_steps = float(states[0]["step"]) if states else 0.0
+        return Counters(self.applied_steps, self.skipped_steps, adam_steps)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Copies of the whole training state."""
+        for place, (name, param) in enumerate(self._model.named_parameters()):
+            for kind, values in self._values(place, param).items():
+                yield Piece(name, kind, 0, values.detach().float().cpu().flatten().clone())
+
+    @torch.no_grad()
+    def restore(self, read: ReadValues, counters: Counters) -> None:
+        """Take over a training state."""
+        self.applied_steps, self.skipped_steps = counters.applied_steps, counters.skipped_steps
+        for place, (name, param) in enumerate(self._model.named_parameters()):
+            state = self._optimizer.state[param]
+            state["step"] = torch.tensor(counters.adam_steps)
+            for kind in MOMENTS:
+                state[kind] = torch.zeros_like(param)
+            for kind, values in self._values(place, param).items():
+                values.copy_(read(name, kind, 0, param.numel()).view_as(param))
+
+    def _values(self, place: int, param: Tensor) -> dict[str, Tensor]:
+        state = self._optimizer.state.get(param, {})
+        averages = {EMA: self._ema.average[place]} if self._ema else {}
+        moments = {kind: state.get(kind, torch.zeros_like(param)) for kind in MOMENTS}
+        return {WEIGHT: param, **moments, **averages}

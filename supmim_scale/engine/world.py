@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -15,7 +15,8 @@ from supmim_scale.errors import RankError, UserError
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
-_TIMEOUT = timedelta(minutes=30)
+_TIMEOUT = timedelta(minutes=30)  # of a collective between devices
+_PATIENCE = timedelta(hours=24)  # of the hosts: one may be indexing for all
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class World:
     world_size: int
     device: torch.device
     launcher: str
+    control: Any = None  # process group of the hosts, for words between them
 
     @property
     def is_main(self) -> bool:
@@ -52,24 +54,43 @@ class World:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def main_first(self, make: Callable[[], T]) -> T:
-        """Collective: run `make` on rank 0, then on the others, which find its files.
+    def any(self, flag: bool) -> bool:
+        """Collective of the hosts: whether it is so on any rank; does not wait for devices."""
+        if self.world_size == 1:
+            return flag
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(flags.item())
 
-        A `UserError` on rank 0 is raised on every rank, so that none waits for ever.
-        """
-        error, result = None, None
-        if self.is_main:
-            try:
-                result = make()
-            except UserError as raised:
-                error = raised
+    def all(self, flag: bool) -> bool:
+        """Collective of the hosts: whether it is so on every rank."""
+        return not self.any(not flag)
+
+    def gather(self, value: T) -> list[T]:
+        """Collective of the hosts: every rank's value, in order of ranks."""
+        values: list[Any] = [value] * self.world_size
         if self.world_size > 1:
-            box = [error]
-            dist.broadcast_object_list(box, src=0)
-            error = box[0]
-        if error is not None:
-            raise error
-        return result if self.is_main else make()  # type: ignore[return-value]
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def main_first(self, make: Callable[[], T]) -> T:
+        """Collective of the hosts: run `make` on rank 0, then on one rank of each other node, then
+        on the rest, which find the files of those before them.
+
+        A `UserError` of one rank is raised on every rank, so that none waits for ever.
+        """
+        result, error = None, None
+        turn = 0 if self.is_main else 1 if self.local_rank == 0 else 2
+        for number in range(3):
+            if number == turn:
+                try:
+                    result = make()
+                except UserError as raised:
+                    error = raised
+            first = next((found for found in self.gather(error) if found), None)
+            if first is not None:
+                raise UserError(*first.args)
+        return result  # type: ignore[return-value]
 
 
 def join_world() -> World:
@@ -87,7 +108,8 @@ def join_world() -> World:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=_TIMEOUT)
-    return World(rank, int(variables["LOCAL_RANK"]), world_size, device, launcher)
+    control = dist.new_group(backend="gloo", timeout=_PATIENCE) if world_size > 1 else None
+    return World(rank, int(variables["LOCAL_RANK"]), world_size, device, launcher, control)
 
 
 def leave_world(world: World) -> None:

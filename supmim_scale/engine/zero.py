@@ -6,6 +6,7 @@ Workarounds here name what they work around; versions are DeepSpeed's.
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from supmim_scale.engine.ds_config import complete_ds_config
 from supmim_scale.engine.ema import ShardEma
+from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues
 from supmim_scale.errors import UserError
 from supmim_scale.models.joint import JointModel, JointOutput
 from supmim_scale.optim import largest_block, set_lr
@@ -117,6 +119,90 @@ class ZeroEngine:
             if self._engine.global_rank == 0:
                 weights[name] = whole.detach().float().cpu().clone()
         return weights
+
+    def counters(self) -> Counters:
+        """Steps counted so far."""
+        states = list(self._optimizer.optimizer.state.values())
+        adam_steps = float(states[0]["step"]) if states and "step" in states[0] else 0.0
+        return Counters(self.applied_steps, self.skipped_steps, adam_steps)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Waits: copies of everything this rank owns of the training state."""
+        for kind in (WEIGHT, *MOMENTS):
+            yield from self._pieces(kind, kind)
+        if self._ema:
+            with self._ema.swapped_in():
+                yield from self._pieces(WEIGHT, EMA)
+
+    @torch.no_grad()
+    def restore(self, read: ReadValues, counters: Counters) -> None:
+        """Collective: take over a training state, from pieces of any number of ranks."""
+        self._engine.global_steps = counters.applied_steps + counters.skipped_steps
+        self._engine.skipped_steps = counters.skipped_steps
+        self._engine.micro_steps = (
+            self._engine.global_steps * self._engine.gradient_accumulation_steps()
+        )
+        _require_adam_state(self._optimizer, counters.adam_steps)
+        if self._ema:
+            self._fill(WEIGHT, EMA, read)
+            self._ema.take_over()
+        for kind in (WEIGHT, *MOMENTS):
+            self._fill(kind, kind, read)
+        _refresh_working_weights(self._optimizer)
+
+    def _pieces(self, kind: str, name_of_kind: str) -> Iterator[Piece]:
+        for name, param in self._engine.module.named_parameters():
+            start, values = _owned(self._optimizer, param, kind, self._engine.global_rank)
+            if values.numel():
+                yield Piece(name, name_of_kind, start, values.detach().float().cpu().clone())
+
+    def _fill(self, kind: str, name_of_kind: str, read: ReadValues) -> None:
+        for name, param in self._engine.module.named_parameters():
+            start, values = _owned(self._optimizer, param, kind, self._engine.global_rank)
+            if values.numel():
+                values.copy_(read(name, name_of_kind, start, values.numel()))
+
+
+def _owned(optimizer: Any, param: Any, kind: str, rank: int) -> tuple[int, Tensor]:
+    """(start in the flattened parameter, this rank's fp32 values of it as a view).
+
+    Read where the ZeRO optimizers of 0.19 keep them: DeepSpeed's accessors give copies under
+    stage 3 and know no part of a parameter under stages 1 and 2.
+    """
+    if hasattr(param, "ds_id"):  # stage 3
+        group, offset, padded = optimizer.grad_position[optimizer.get_param_id(param)]
+        start = rank * padded
+        count = max(0, min(padded, param.ds_numel - start))
+    elif param._hp_mapping is None:  # stages 1 and 2, all of it another rank's
+        return 0, torch.empty(0)
+    else:
+        mapping = param._hp_mapping
+        group, offset = mapping.param_group_index, mapping.hp_fragment_address.start
+        start, count = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+    flat = _master_shards(optimizer)[group]
+    values: Tensor = flat if kind == WEIGHT else optimizer.optimizer.state[flat][kind]
+    return start, values.view(-1).narrow(0, offset, count)
+
+
+def _require_adam_state(optimizer: Any, adam_steps: float) -> None:
+    """Make AdamW's state where its first step has not made it yet, and set its step."""
+    for flat in _master_shards(optimizer):
+        state = optimizer.optimizer.state[flat]
+        for kind in MOMENTS:
+            state.setdefault(kind, torch.zeros_like(flat))
+        step = state.get("step", torch.tensor(0.0))
+        state["step"] = torch.full_like(step, adam_steps)
+
+
+def _refresh_working_weights(optimizer: Any) -> None:
+    """Collective: what forward reads follows the fp32 masters, as after an update."""
+    if hasattr(optimizer, "update_lp_params"):  # stages 1 and 2
+        optimizer.update_lp_params()
+        return
+    for group in range(len(optimizer.fp16_groups)):
+        optimizer._reassign_or_swap_out_partitioned_parameters(group)
+    if optimizer.persistent_parameters:
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 def _gather_outer_parameters_with_root(model: JointModel) -> None:

@@ -129,6 +129,16 @@ def test_shards_of_another_kind_are_one_line(capsys, shards, reader):
     assert "data.train" in line
 
 
+def test_train_and_val_that_number_their_classes_apart_are_one_line(capsys, tmp_path):
+    for folder in ("train/a", "train/b", "train/c", "val/a", "val/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.jpg").write_bytes(b"x")
+    recipe = ["check", "smoke", f"input.root={tmp_path}", "data.reader=folder"]
+    assert "b in one alone" in refused(capsys, *recipe)
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in "abcdefghijklmnop"))
+    assert main([*recipe, f"data.classes={tmp_path / 'classes.txt'}"]) == 0
+
+
 def test_more_ranks_than_shards_are_one_line_where_the_recipe_is_strict(capsys, shards):
     """Three shards: enough for two ranks, not for four, nor for two that mix pairs."""
     recipe = ["check", "smoke", f"input.root={shards}", "input.strict_shards=true"]

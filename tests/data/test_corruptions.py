@@ -15,11 +15,12 @@ from sklearn.datasets import load_sample_images
 from supmim_scale.cli import main
 from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import open_dataset
+from supmim_scale.data.index import IndexPlace
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import Policy, Quarantine, require_usable
+from supmim_scale.data.quarantine import Quarantine, SkipPolicy, require_usable
 from supmim_scale.data.readers import Layout
-from supmim_scale.data.shards import MANIFEST, sha256_of, write_manifest, write_shard
+from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import RankError, UserError
 
 CPU = torch.device("cpu")
@@ -70,23 +71,17 @@ def damages():
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """A root whose train/ holds 150 damaged images among good ones, and a manifest of before."""
+    """A root whose train/ holds 150 damaged images among good ones."""
     root = tmp_path_factory.mktemp("damaged")
     (root / "train").mkdir()
     good = [(f"good{i}", data) for i, data in enumerate(photos(NUM_GOOD))]
     found = list(damages())
     everything = good + [(name, data) for name, data, _ in found]
     everything = [everything[i] for i in RNG.permutation(len(everything))]
-    sums = {}
     for number in range(4):
-        path = root / f"train/{number}.tar"
         part = everything[number::4]
-        write_shard(path, [(name, b"before", "jpg", "1") for name, _ in part])
-        sums[path.name] = sha256_of(path)
-        write_shard(path, [(name, data, "jpg", "1") for name, data in part])
-    write_manifest(root / "train" / MANIFEST, sums)
-    must = {f"{name}.jpg" for name, _, is_found in found if is_found}
-    return root, must
+        write_shard(root / f"train/{number}.tar", [(k, data, "jpg", "1") for k, data in part])
+    return root, {f"{name}.jpg" for name, _, is_found in found if is_found}
 
 
 def test_damaged_images_are_quarantined_by_verify_and_no_good_one_is(damaged):
@@ -96,15 +91,40 @@ def test_damaged_images_are_quarantined_by_verify_and_no_good_one_is(damaged):
     listed = {json.loads(line)["key"] for line in lines}
     assert must <= listed
     assert not [key for key in listed if key.startswith("good")]
-    changed = [line for line in lines if json.loads(line)["reason"] == "changed"]
-    assert len(changed) == 4  # the flipped bits that decode: only a checksum finds them
+
+
+def test_every_flipped_bit_is_found_by_its_shards_checksum(tmp_path):
+    """In images, in their headers, in tar headers: a shard a flip, written whole and verified."""
+    (tmp_path / "train").mkdir()
+    kinds = {"scan": 40, "head": 20, "tar": 10, "none": 5}
+    names = [f"{kind}{number}" for kind, count in kinds.items() for number in range(count)]
+    images = dict(zip(names, photos(len(names)), strict=True))
+    for name, data in images.items():
+        write_shard(tmp_path / f"train/{name}.tar", [(name, data, "jpg", "1")])
+    verify = ["data", "verify", "smoke", f"input.root={tmp_path}", "--split", "train",
+              "--workers", "1"]  # fmt: skip
+    assert main(verify) == 0
+    for name, data in images.items():
+        path = tmp_path / f"train/{name}.tar"
+        whole, first = path.read_bytes(), path.read_bytes().index(data)
+        spans = {"scan": (scan_start(data), len(data)), "head": (2, scan_start(data)),
+                 "tar": (-512, -300)}  # fmt: skip
+        span = spans.get(name.rstrip("0123456789"))
+        if span:
+            place = first + int(RNG.integers(*span))
+            path.write_bytes(flip(whole, place, len(name) % 8))
+    assert main(verify) == 1
+    lines = (tmp_path / "verify_train/quarantine.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    changed = {row["source"] for row in rows if row["reason"] == "changed"}
+    assert changed == {f"train/{name}.tar" for name in names if not name.startswith("none")}
 
 
 def test_damaged_images_are_replaced_in_training_and_every_good_one_is_shown(damaged, tmp_path):
     root, must = damaged
     dataset = open_dataset(root, "train", Layout())
     keys = [dataset.defect(i, "").key for i in range(len(dataset))]
-    quarantine = Quarantine(Policy(True, 1.0), len(dataset), tmp_path / "q.jsonl")
+    quarantine = Quarantine(SkipPolicy(True, 1.0), len(dataset), tmp_path / "q.jsonl")
     order = SampleOrder(dataset.sizes, seed=0, lanes=4)
     batches = training_batches(
         dataset, order, SETTINGS, Share(19), seed=0, device=CPU, quarantine=quarantine
@@ -152,7 +172,13 @@ def good(number):
 
 
 def shown_keys(dataset):
-    batches = evaluation_batches(dataset, SETTINGS, batch=8, device=CPU, policy=Policy(True, 1.0))
+    batches = evaluation_batches(
+        dataset,
+        SETTINGS,
+        batch=8,
+        device=CPU,
+        quarantine=Quarantine(SkipPolicy(True, 1.0), len(dataset)),
+    )
     return {dataset.defect(int(i), "").key for batch in batches for i in batch.ids_B}
 
 
@@ -163,8 +189,8 @@ def assert_one_is_left_out(tmp_path, words):
     (defect,) = dataset.defects
     assert words in str(defect)
     with pytest.raises(UserError, match=r"input\.bad_samples=skip"):
-        require_usable(dataset, Policy())
-    require_usable(dataset, Policy(True, 0.5))
+        require_usable(dataset, SkipPolicy())
+    require_usable(dataset, SkipPolicy(True, 0.5))
 
 
 @pytest.mark.parametrize("text", LABELS.values(), ids=LABELS)
@@ -217,6 +243,10 @@ def test_a_file_that_is_no_tar_is_named_and_costs_no_other(tmp_path, content):
     assert_one_is_left_out(tmp_path, "train/y.tar: ")
 
 
+def index_of(source):
+    return IndexPlace(source.parent, Layout()).index(source)
+
+
 def empty(index):
     index.write_bytes(b"")
 
@@ -230,7 +260,7 @@ def nonsense(index):
 
 
 def of_another(index):
-    index.write_bytes(index.with_name("y.tar.index").read_bytes())
+    index.write_bytes(index_of(index.with_name("y.tar")).read_bytes())
 
 
 def zeros(index):
@@ -246,7 +276,7 @@ def test_a_missing_or_damaged_index_is_made_again(tmp_path, damage):
     tar_of(tmp_path / "train/x.tar", [*good(0), *good(1)])
     tar_of(tmp_path / "train/y.tar", good(9))
     assert len(open_dataset(tmp_path, "train", Layout())) == 3
-    damage(tmp_path / "train/x.tar.index")
+    damage(index_of(tmp_path / "train/x.tar"))
     dataset = open_dataset(tmp_path, "train", Layout())
     assert shown_keys(dataset) == {"good0.jpg", "good1.jpg", "good9.jpg"}
 
@@ -278,13 +308,13 @@ def test_a_shard_that_was_indexed_and_is_gone_is_named_and_keeps_its_place(tmp_p
     dataset = open_dataset(tmp_path, "train", Layout(), index_dir=index_dir)
     assert (len(dataset), dataset.digest) == (3, before.digest)
     with pytest.raises(UserError, match=r"train/y\.tar: gone \(1 samples"):
-        require_usable(dataset, Policy())
-    require_usable(dataset, Policy(True, 0.5))
+        require_usable(dataset, SkipPolicy())
+    require_usable(dataset, SkipPolicy(True, 0.5))
     assert shown_keys(dataset) == {"good0.jpg", "good2.jpg"}
 
 
 def test_there_are_at_least_two_hundred():
-    images = 60 + 20 + 40 + 20 + 10
+    images = 60 + 20 + 40 + 20 + 10 + 10  # and ten flips in tar headers
     others = len(LABELS) + len(NAMES) + 3 + 25 + 6 + 7 + 5 + 3 + 2
-    assert sum(1 for _ in damages()) == images
+    assert sum(1 for _ in damages()) == images - 10
     assert images + others >= 200

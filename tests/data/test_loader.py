@@ -22,7 +22,7 @@ from supmim_scale.data.loader import (
     training_batches,
 )
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import Policy, Quarantine
+from supmim_scale.data.quarantine import Quarantine, SkipPolicy
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import RankError, UserError
@@ -239,7 +239,9 @@ def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, shards, damage):
 
 def skipping(bad, tmp_path, rate, ranks=1, rank=0, count=4, known=()):
     """Ids shown by a rank under the skip policy, its quarantine and the file of it."""
-    quarantine = Quarantine(Policy(True, rate), len(bad), tmp_path / f"quarantine/{rank}.jsonl")
+    quarantine = Quarantine(
+        SkipPolicy(True, rate), len(bad), tmp_path / f"quarantine/train-{rank}.jsonl"
+    )
     order = SampleOrder(bad.sizes, seed=0, lanes=1)
     batches = training_batches(
         bad, order, SETTINGS, Share(4 // ranks, 1, rank, ranks), seed=0, device=CPU,
@@ -257,8 +259,8 @@ def test_a_skipped_sample_is_replaced_counted_and_listed(tmp_path, shards, name)
     epoch = ids[0] + ids[1]
     assert 5 not in epoch
     assert set(epoch) == set(range(8)) - {5}  # no good sample is lost
-    assert quarantine.count == 1
-    (line,) = (tmp_path / "quarantine/0.jsonl").read_text().splitlines()
+    assert len(quarantine.met) == 1
+    (line,) = (tmp_path / "quarantine/train-0.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == "5.jpg"
 
 
@@ -268,9 +270,9 @@ def test_a_replacement_does_not_depend_on_ranks_or_on_being_known_before(tmp_pat
     two = [skipping(bad, tmp_path, 0.2, 2, rank)[0] for rank in (0, 1)]
     for step, batch in enumerate(alone):
         assert sorted(batch) == sorted(two[0][step] + two[1][step])
-    known, quarantine, _ = skipping(bad, tmp_path, rate=0.2, known={5})
+    known, quarantine, _ = skipping(bad, tmp_path / "known", rate=0.2, known={5})
     assert known == alone
-    assert quarantine.count == 0
+    assert quarantine.met == {("train/x.tar", "5.jpg")}  # counted all the same
 
 
 def test_above_the_rate_it_stops_with_the_list(tmp_path, shards):
@@ -303,14 +305,15 @@ def test_a_shard_that_disappears_is_replaced_within_the_rate(tmp_path, shards):
     ids, quarantine, _ = skipping(here, tmp_path, rate=0.5, count=24)
     shown = {sample for batch in ids for sample in batch}
     assert shown == {*range(32), *range(64, 96)}
-    assert quarantine.count == 32
+    assert len(quarantine.met) == 32
     with pytest.raises(RankError, match=r"train/train-000001\.tar.*not readable"):
-        skipping(here, tmp_path, rate=0.2, count=24)
+        skipping(here, tmp_path / "other", rate=0.2, count=24)
 
 
 def test_evaluation_leaves_a_skipped_sample_out_and_puts_none_in_its_place(tmp_path, shards):
     bad = one_bad(tmp_path, shards, DAMAGES["code table"])
-    batches = evaluation_batches(bad, SETTINGS, batch=1, device=CPU, policy=Policy(True, 0.2))
+    quarantine = Quarantine(SkipPolicy(True, 0.2), len(bad))
+    batches = evaluation_batches(bad, SETTINGS, batch=1, device=CPU, quarantine=quarantine)
     assert [int(batch.ids_B[0]) for batch in batches] == [0, 1, 2, 3, 4, 6, 7]
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -12,6 +14,8 @@ import pyarrow as pa
 from supmim_scale.data.table import Defect
 from supmim_scale.errors import UserError
 
+INDEX_SUFFIX = ".index"
+_NO_SOURCES = (INDEX_SUFFIX, ".part", "SHA256SUMS")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 READERS = ("webdataset", "tfrecord", "folder", "list")
 
@@ -39,7 +43,7 @@ class Layout:
     labelled: bool = True
     classes: tuple[str, ...] | None = None
 
-    @property
+    @cached_property
     def stamp(self) -> dict[str, str]:
         """What an index depends on besides its source."""
         names = "\n".join(self.classes) if self.classes else ""
@@ -49,6 +53,11 @@ class Layout:
             "label": (self.label or "") if self.labelled else "none",
             "classes": hashlib.sha256(names.encode()).hexdigest()[:16] if names else "",
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """Eight hex digits of `stamp`: indexes of two readings of one source lie side by side."""
+        return hashlib.sha256(json.dumps(self.stamp).encode()).hexdigest()[:8]
 
 
 class Reader(Protocol):
@@ -60,8 +69,8 @@ class Reader(Protocol):
     def stamp(self, source: Path) -> dict[str, str]:
         """What changes when the source does."""
 
-    def scan(self, source: Path, layout: Layout) -> tuple[pa.Table, list[Defect]]:
-        """The table of a source and what could not be used of it."""
+    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+        """The table of a source and what could not be used of it; `name` is for messages."""
 
 
 def reader_named(name: str) -> Reader:
@@ -72,15 +81,17 @@ def reader_named(name: str) -> Reader:
     return module
 
 
-def find_files(root: Path, pattern: str, where: str, endings: tuple[str, ...]) -> list[Path]:
-    """Files of a folder (by ending), or matches of a glob, under `root`, sorted."""
+def find_files(root: Path, pattern: str, where: str, names: tuple[str, ...]) -> list[Path]:
+    """Files of a folder (by the globs `names`), or matches of a glob, under `root`, sorted."""
     target = locate(root, pattern, where)
     if target.is_dir():
-        found = sorted(path for path in target.iterdir() if path.name.endswith(endings))
+        matches = {path for name in names for path in target.glob(name)}
     else:
-        found = sorted(path for path in root.glob(pattern) if path.is_file())
+        matches = set(root.glob(pattern))
+    # What we write beside sources is none, and a link that leads nowhere must be told, not passed.
+    found = sorted(p for p in matches if not p.is_dir() and not p.name.endswith(_NO_SOURCES))
     if not found:
-        kind = f"no {' or '.join(endings)} in it" if target.is_dir() else "no match"
+        kind = f"no {' or '.join(names)} in it" if target.is_dir() else "no match"
         raise UserError(
             where, f"{target} ({kind})", "shards", f"set {where} to their folder under {root}"
         )
@@ -112,13 +123,16 @@ def file_stamp(source: Path) -> dict[str, str]:
     return {"bytes": str(stat.st_size), "mtime_ns": str(stat.st_mtime_ns)}
 
 
-def parse_labels(words: list[str], ids: Mapping[str, int] | None) -> list[int]:
-    """Label ids from words: numbers, or names where the classes are known.
+def parse_labels(text: str, ids: Mapping[str, int] | None) -> list[int]:
+    """Label ids from a text: numbers separated by blanks or commas, or names where the classes are
+    known; a whole text that is a name is one, blanks and all.
 
     Raises `ValueError` naming the first word that is neither, or a negative id.
     """
+    if ids is not None and text.strip() in ids:
+        return [ids[text.strip()]]
     labels = []
-    for word in words:
+    for word in text.replace(",", " ").split():
         if ids is not None and word in ids:
             labels.append(ids[word])
         elif word.isdecimal() and word.isascii() and int(word) < 2**31:
@@ -128,6 +142,7 @@ def parse_labels(words: list[str], ids: Mapping[str, int] | None) -> list[int]:
     return labels
 
 
+@lru_cache(maxsize=4)
 def class_ids(layout: Layout) -> dict[str, int] | None:
     """Ids by class name."""
     return {name: i for i, name in enumerate(layout.classes)} if layout.classes else None

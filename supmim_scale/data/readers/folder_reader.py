@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from supmim_scale.data.readers import base
 from supmim_scale.data.readers.base import Layout
-from supmim_scale.data.table import WHOLE_FILE, Defect, Rows, source_name
+from supmim_scale.data.table import WHOLE_FILE, Defect, Rows
 from supmim_scale.errors import UserError, did_you_mean
 
 _LISTING_SEED = 0
@@ -35,18 +35,18 @@ class FolderReader:
         folders = [f"{path.name} {path.stat().st_mtime_ns}" for path in _class_folders(source)]
         return {"folders": hashlib.sha256("\n".join(folders).encode()).hexdigest()}
 
-    def scan(self, source: Path, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`. Raises `UserError` for a folder that is no class."""
         folders = _class_folders(source)
         ids = base.class_ids(layout) or {path.name: i for i, path in enumerate(folders)}
-        tables = [Rows(source_name(source)).as_arrow()]
+        tables = [Rows(name).as_arrow()]
         for folder in folders:
             if layout.labelled and folder.name not in ids:
                 raise UserError(
                     str(folder), "a folder that is no class", "a name of data.classes",
                     did_you_mean(folder.name, ids),
                 )  # fmt: skip
-            rows = Rows(source_name(source))
+            rows = Rows(name)
             labels = [ids[folder.name]] if layout.labelled else []
             for entry in sorted(os.scandir(folder), key=lambda e: e.name):
                 key = f"{source.name}/{folder.name}/{entry.name}"
@@ -58,7 +58,7 @@ class FolderReader:
                     rows.add(key, 0, WHOLE_FILE, labels)
             tables.append(rows.as_arrow())
         samples = shuffled(pa.concat_tables(tables))
-        empty = Defect(source_name(source), "", base.NO_SAMPLE, "no image in any class")
+        empty = Defect(name, "", base.NO_SAMPLE, "no image in any class")
         return samples, [] if samples.num_rows else [empty]
 
 
@@ -66,6 +66,11 @@ def shuffled(samples: pa.Table) -> pa.Table:
     """The rows of a listing in an order that is no order."""
     order = np.random.default_rng(_LISTING_SEED).permutation(samples.num_rows)
     return samples.take(pa.array(order))
+
+
+def class_names(source: Path) -> list[str]:
+    """Names of the class folders, sorted; none where there is no such folder."""
+    return [path.name for path in _class_folders(source)] if source.is_dir() else []
 
 
 def _class_folders(source: Path) -> list[Path]:

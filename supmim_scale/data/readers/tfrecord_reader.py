@@ -16,12 +16,12 @@ from tfrecord.example_pb2 import Example
 
 from supmim_scale.data.readers import base
 from supmim_scale.data.readers.base import Layout
-from supmim_scale.data.table import Defect, Rows, source_name
+from supmim_scale.data.table import Defect, Rows
 
 # Names of TensorFlow's own ImageNet converter (tensorflow/tpu, imagenet_to_gcs.py).
 IMAGE_FEATURE = "image/encoded"
 LABEL_FEATURE = "image/class/label"
-_ENDINGS = (".tfrecord", ".tfrecords", ".tfrec")
+_NAMES = ("*.tfrecord", "*.tfrecords", "*.tfrec", "*.tfrecord-*-of-*", "*-?????-of-?????")
 _HEAD, _CRC = struct.Struct("<QI"), struct.Struct("<I")
 
 
@@ -30,15 +30,15 @@ class TFRecordReader:
 
     def find(self, root: Path, pattern: str, where: str) -> list[Path]:
         """See `Reader`."""
-        return base.find_files(root, pattern, where, _ENDINGS)
+        return base.find_files(root, pattern, where, _NAMES)
 
     def stamp(self, source: Path) -> dict[str, str]:
         """See `Reader`."""
         return base.file_stamp(source)
 
-    def scan(self, source: Path, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`."""
-        rows, ids = Rows(source_name(source)), base.class_ids(layout)
+        rows, ids = Rows(name), base.class_ids(layout)
         image, label = layout.image or IMAGE_FEATURE, layout.label or LABEL_FEATURE
         number = -1
         with open(source, "rb") as file:
@@ -77,7 +77,7 @@ def _labels(features: Any, name: str, ids: dict[str, int] | None) -> list[int]:
     feature = features[name]
     words = [str(value) for value in feature.int64_list.value]
     words += [value.decode(errors="replace") for value in feature.bytes_list.value]
-    return base.parse_labels(words, ids)
+    return [label for word in words for label in base.parse_labels(word, ids)]
 
 
 def _records(file: BinaryIO, rows: Rows) -> Iterator[tuple[int, bytes, bool]]:

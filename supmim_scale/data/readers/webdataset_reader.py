@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from supmim_scale.data.readers import base
 from supmim_scale.data.readers.base import Layout
-from supmim_scale.data.table import Defect, Rows, source_name
+from supmim_scale.data.table import Defect, Rows
 
 LABEL_EXTENSION = "cls"
 
@@ -23,29 +23,29 @@ class WebDatasetReader:
 
     def find(self, root: Path, pattern: str, where: str) -> list[Path]:
         """See `Reader`."""
-        return base.find_files(root, pattern, where, (".tar",))
+        return base.find_files(root, pattern, where, ("*.tar",))
 
     def stamp(self, source: Path) -> dict[str, str]:
         """See `Reader`."""
         return base.file_stamp(source)
 
-    def scan(self, source: Path, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`."""
-        rows, parts = Rows(source_name(source)), _Members()
+        rows, parts = Rows(name), _Members()
         _read_headers(source, layout.label or LABEL_EXTENSION, parts, rows)
         ids = base.class_ids(layout)
-        for key, (name, offset, size) in parts.images.items():
+        for key, (member, offset, size) in parts.images.items():
             if key in parts.bad:
                 continue
             if not layout.labelled:
-                rows.add(name, offset, size, [])
+                rows.add(member, offset, size, [])
                 continue
-            text = parts.labels.get(key)
             try:
-                if not (words := (text or "").replace(",", " ").split()):
+                labels = base.parse_labels(parts.labels.get(key, ""), ids)
+                if labels:
+                    rows.add(member, offset, size, labels)
+                else:
                     rows.reject(key, base.NO_LABEL)
-                    continue
-                rows.add(name, offset, size, base.parse_labels(words, ids))
             except ValueError as error:
                 rows.reject(key, base.BAD_LABEL, str(error))
         for key in parts.labels.keys() - parts.images.keys() - parts.bad:
