@@ -308,7 +308,11 @@ def figure(rows: list[Row]) -> Figure:
     left, right = picture.subplots(1, 2, width_ratios=(1.15, 1))
     loaders = [row for row in of_kind(rows, "loader") if "error" not in row]
     several = has_several_readers(loaders)
-    bars(left, [(label(row, several), row["cores"], row, "images_per_s", 1) for row in loaders])
+    bars(
+        left,
+        [(label(row, several), row["cores"], row, "images_per_s", 1) for row in loaders],
+        "lower right",
+    )
     left.set_xlabel("images/s (median, lowest and highest round)")
     left.set_title("Loaders: higher is better", loc="left")
     decoders = {row["decoder"] for row in of_kind(rows, "stage")}
@@ -318,13 +322,17 @@ def figure(rows: list[Row]) -> Figure:
         for name, stage in row.get("stages", {}).items()
         if stage is not None
     ]
-    bars(right, [(name, cores, stage, "s_per_image", 1e6) for name, cores, stage in stages])
+    bars(
+        right,
+        [(name, cores, stage, "s_per_image", 1e6) for name, cores, stage in stages],
+        "upper right",
+    )
     right.set_xlabel("microseconds an image (median, lowest and highest round)")
     right.set_title("Stages, each alone: lower is better", loc="left")
     return picture
 
 
-def bars(axes: Axes, values: list[tuple[str, int, Row, str, float]]) -> None:
+def bars(axes: Axes, values: list[tuple[str, int, Row, str, float]], corner: str) -> None:
     """Grouped horizontal bars of (name, cores, row, column, factor) with their ends."""
     names = list(dict.fromkeys(name for name, *_ in values))
     counts = sorted({cores for _, cores, *_ in values})
@@ -347,7 +355,7 @@ def bars(axes: Axes, values: list[tuple[str, int, Row, str, float]]) -> None:
     axes.set_xlim(right=1.16 * top)
     axes.spines[["top", "right"]].set_visible(False)
     if values:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc=corner)
     else:
         axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
 

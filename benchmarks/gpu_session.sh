@@ -22,6 +22,8 @@ run=runs/gpu_session_$(date +%Y%m%d_%H%M%S)
 "$python" -m supmim_scale train smoke log.run_dir="$run"
 cp "$run/run.json" "$out/smoke_${device}_run.json"
 cp "$run/log.jsonl" "$out/smoke_${device}_log.jsonl"
+"$python" benchmarks/dataloader.py --kinds loader feeds stage --cores "$(nproc)" --repeats 3 \
+  --out "$out/dataloader_$device.jsonl"
 "$python" -m pytest -n 0 -m gpu
 "$python" benchmarks/throughput.py --models vit_l16 --stages 1 --policies none full selective \
   --precision bf16 --out "$out/throughput_$device.jsonl"

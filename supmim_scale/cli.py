@@ -113,18 +113,22 @@ def _train(arguments: argparse.Namespace) -> int:
         return _launch(arguments)
 
     from supmim_scale.engine import join_world, leave_world
+    from supmim_scale.run import build_run
     from supmim_scale.train import train
 
     # Left in order only after success: a rank that fails must end at once, not wait for others.
     stopper.budget_s = config.checkpoint.time_budget_s
     world, run_dir = join_world(), _run_dir(arguments, config.log.run_dir)
-    figures = train(config, world, run_dir, stopper, arguments.allow_drift)
-    stopped = world.any(stopper.is_asked) and "eval_images" not in figures
+    run = build_run(config, world, run_dir, arguments.allow_drift)
+    steps_done = train(run, stopper)["steps_done"]
     stopper.ignore()
     leave_world(world)
-    if stopped and world.is_main:
-        print(f"stopped after step {figures['steps_done']} ({stopper.reason}), saved", flush=True)
-    return EXIT_PREEMPTED if stopped else EXIT_DONE
+    if steps_done == run.num_steps:
+        return EXIT_DONE
+    if world.is_main:
+        reason = stopper.reason or "as another rank was told"
+        print(f"stopped after step {steps_done} ({reason}), saved", flush=True)
+    return EXIT_PREEMPTED
 
 
 def _launch(arguments: argparse.Namespace) -> int:

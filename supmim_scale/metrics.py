@@ -129,6 +129,11 @@ class RunLog:
             + (f"  bad samples {row['bad_samples']}" if row["bad_samples"] else "")
         )
 
+    def event(self, kind: str, steps_done: int, facts: dict[str, Any]) -> None:
+        """Something out of the ordinary, to the console and the JSON lines."""
+        self._write(kind, steps_done, facts)
+        self.say(f"step {steps_done}: {kind} {json.dumps(facts)}")
+
     def evaluation(self, steps_done: int, row: dict[str, float]) -> None:
         """An evaluation's figures."""
         self._record("eval", steps_done, row)
@@ -148,7 +153,10 @@ class RunLog:
         self._file.close()
 
     def _record(self, kind: str, steps_done: int, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"kind": kind, "steps_done": steps_done, **row}) + "\n")
-        self._file.flush()
+        self._write(kind, steps_done, row)
         for name, value in row.items():
             self._events.add_scalar(f"{kind}/{name}", value, steps_done)
+
+    def _write(self, kind: str, steps_done: int, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, "steps_done": steps_done, **row}) + "\n")
+        self._file.flush()

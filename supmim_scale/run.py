@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from supmim_scale import assemble
-from supmim_scale.checkpoints import Checkpoint, PieceReader
+from supmim_scale.checkpoints import Checkpoint, PieceReader, newest_whole
 from supmim_scale.config import digest
 from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
 from supmim_scale.config.schema import RunConfig
@@ -53,9 +53,11 @@ from supmim_scale.run_folder import (
     require_unfinished,
 )
 from supmim_scale.saving import Saver
+from supmim_scale.watching import Watch, WatchSettings
+from supmim_scale.weights import start_from
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """Everything the loop works with."""
 
@@ -74,9 +76,12 @@ class Run:
     engine: Engine
     quarantine: Quarantine
     saver: Saver
+    watch: Watch
     resumed: Checkpoint | None
     batches: Iterator[Batch]
+    began: tuple[int, int]  # steps done and samples seen where the reader was set going
     held: Any  # the folder's lock
+    rollbacks: int = 0
 
     def step_arguments(self, batch: Batch) -> tuple[tuple[Any, ...], Masks | None]:
         """Arguments of `JointModel.forward` for a micro-batch, and its masks."""
@@ -97,16 +102,28 @@ class Run:
         masks = draw_masks(self.masks, config.seed, *who).to(device)
         return (images_BCHW, targets_BK, masks, self.target(images_BCHW)), masks
 
-    @property
-    def first_step(self) -> int:
-        """Steps done before this process began."""
-        return self.resumed.steps_done if self.resumed else 0
-
     def position(self, steps_done: int) -> ReaderPosition:
         """Where the reader stands after `steps_done` steps."""
-        seen = (steps_done - self.first_step) * self.config.optim.global_batch
-        before = _position_of(self.resumed).samples_seen if self.resumed else 0
-        return ReaderPosition(before + seen, len(self.train_set), self.train_set.digest)
+        steps_before, seen_before = self.began
+        seen = seen_before + (steps_done - steps_before) * self.config.optim.global_batch
+        return ReaderPosition(seen, len(self.train_set), self.train_set.digest)
+
+    def roll_back(self, steps_done: int) -> int:
+        """Collective: the weights of the last checkpoint, and the samples since then passed over;
+        returns its steps done. Raises `UserError` where there is none."""
+        self.saver.finish()
+        seen = self.position(steps_done).samples_seen
+        found = self.world.main_first(
+            lambda: newest_whole(self.saver.folder)[0] if self.world.is_main else None
+        )
+        checkpoint = self.world.gather(found)[0]
+        if checkpoint is None:
+            raise UserError(
+                "watch.on_spike", "no checkpoint to roll back to", "one", "set checkpoint.every"
+            )
+        self.engine.restore(PieceReader(checkpoint), Counters(**checkpoint.facts["counters"]))
+        self.began = (checkpoint.steps_done, seen)
+        return checkpoint.steps_done
 
     def save(self, steps_done: int, meter_sums: list[float]) -> None:
         """Collective: a checkpoint of everything that decides the rest of the run."""
@@ -158,11 +175,16 @@ def build_run(
     if config.mim.weight:
         target = world.main_first(lambda: _target(config, shape, train_set, order, run_dir, world))
     model = assemble.joint_model(config, target.out_features if target else 0)
+    if config.model.init_from and not resumed:
+        left = start_from(model, Path(config.model.init_from))
+        if world.is_main:
+            print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
     settings = engine_settings(config, micro_batch, accumulation, precision)
     engine = build_engine(model, settings, world)
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
     _record_ds_config(engine, run_dir, world)
+    seen = _position_of(resumed).samples_seen if resumed else 0
     listed = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
     quarantine = Quarantine(skip_policy(config), len(train_set), listed)
     return Run(
@@ -181,7 +203,9 @@ def build_run(
         engine=engine,
         quarantine=quarantine,
         saver=_saver(config, world, run_dir),
+        watch=_watch(config, world, run_dir),
         resumed=resumed,
+        began=(resumed.steps_done, seen) if resumed else (0, 0),
         held=held,
         batches=training_batches(
             train_set,
@@ -190,7 +214,7 @@ def build_run(
             Share(micro_batch, accumulation, world.rank, world.world_size),
             seed=config.seed,
             device=world.device,
-            samples_seen=_position_of(resumed).samples_seen if resumed else 0,
+            samples_seen=seen,
             group=mix_settings(config).group,
             quarantine=quarantine,
             known_bad=known_bad(config, train_set),
@@ -226,6 +250,17 @@ def _saver(config: RunConfig, world: World, run_dir: Path) -> Saver:
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
     )
+
+
+def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
+    watch = config.watch
+    settings = WatchSettings(
+        skipped_in_a_row=watch.skipped_in_a_row,
+        spike_sigmas=watch.spike_sigmas,
+        spike_window=watch.spike_window,
+        hang_s=watch.hang_s,
+    )
+    return Watch(settings, world, run_dir)
 
 
 def _position_of(checkpoint: Checkpoint) -> ReaderPosition:

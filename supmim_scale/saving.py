@@ -23,25 +23,23 @@ class Saver:
         self, folder: Path, world: World, *,
         in_background: bool, goes_on: bool, keep_last: int, keep_every: int,
     ) -> None:  # fmt: skip
-        self._folder, self._world = folder, world
+        self.folder, self._world = folder, world
         self._in_background, self._goes_on = in_background, goes_on
         self._keep_last, self._keep_every = keep_last, keep_every
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[dict[str, Any]] | None = None
         self._part, self._facts = Path(), dict[str, Any]()
-        self.failures: list[str] = []
 
     def save(self, engine: Engine, facts: dict[str, Any]) -> None:
         """Collective: copy the state of all ranks, and write it or have it written."""
         self.finish()
         pieces = list(engine.pieces())
         num_bytes = sum(piece.values.nbytes for piece in pieces)
-        total = sum(self._world.gather(num_bytes))
+        total, self._facts = sum(self._world.gather(num_bytes)), facts
         self._part, problem = self._begin(facts["steps_done"], total)
         if problem:
             self._fail(problem)
             return
-        self._facts = facts
         self._written = self._thread.submit(self._write, pieces)
         if not self._in_background:
             self.finish()
@@ -62,7 +60,7 @@ class Saver:
         part, problem = Path(), ""
         if self._world.is_main:
             try:
-                part = checkpoints.begin(self._folder, steps_done, num_bytes)
+                part = checkpoints.begin(self.folder, steps_done, num_bytes)
             except OSError as error:
                 problem = f"{error}"
         found: tuple[Path, str] = self._world.gather((part, problem))[0]
@@ -84,7 +82,7 @@ class Saver:
         if not problems and self._world.is_main:
             try:
                 checkpoints.commit(self._part, [entry for entry, _ in answers], self._facts)
-                checkpoints.prune(self._folder, self._keep_last, self._keep_every)
+                checkpoints.prune(self.folder, self._keep_last, self._keep_every)
             except OSError as failed:
                 problems = [f"{failed}"]
         problems = self._world.gather(problems)[0]
@@ -93,13 +91,14 @@ class Saver:
 
     def _fail(self, problem: str) -> None:
         """What could not be written ends the run, or is noted."""
-        step = self._facts.get("steps_done", 0)
-        self.failures.append(problem)
+        step = self._facts["steps_done"]
+        if self._goes_on and self._world.is_main:
+            print(f"no checkpoint after step {step}: {problem}", flush=True)
         if not self._goes_on:
             raise UserError(
                 "checkpoint",
                 f"{problem}, after step {step}",
-                f"room for it in {self._folder}",
+                f"room for it in {self.folder}",
                 "make room and start again, which goes on from the last checkpoint, or set "
                 "checkpoint.on_failure=continue",
             )

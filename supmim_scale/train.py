@@ -1,74 +1,73 @@
 """The training loop."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from supmim_scale import assemble, draws
-from supmim_scale.config import RunConfig, digest
+from supmim_scale.config import digest
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
-from supmim_scale.engine.world import World
+from supmim_scale.errors import UserError
 from supmim_scale.evaluation import evaluate
 from supmim_scale.flops import step_flops
 from supmim_scale.inputs import skip_policy, view_settings
 from supmim_scale.metrics import RunLog, StepClock, StepMeter
+from supmim_scale.models.joint import JointOutput
+from supmim_scale.models.masking import Masks
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
 from supmim_scale.provenance import peak_memory_bytes
-from supmim_scale.run import Run, build_run
+from supmim_scale.run import Run
 from supmim_scale.stopping import Stopper
 from supmim_scale.units import si
 from supmim_scale.weights import load_encoder, save_weights
 
 
-def train(
-    config: RunConfig,
-    world: World,
-    run_dir: Path,
-    stopper: Stopper | None = None,
-    allow_drift: Sequence[str] = (),
-) -> dict[str, float]:
-    """Collective: train a recipe to its end in `run_dir`, or until `stopper` is asked to stop;
-    returns the final figures. Goes on from the folder's last checkpoint."""
-    run = build_run(config, world, run_dir, allow_drift)
-    log = RunLog(run_dir, run.num_steps, run.first_step) if world.is_main else None
+def train(run: Run, stopper: Stopper) -> dict[str, float]:
+    """Collective: take a run to its end, or until `stopper` is asked to stop; returns the final
+    figures."""
+    config, world, watch, steps_done = run.config, run.world, run.watch, run.began[0]
+    log = RunLog(run.run_dir, run.num_steps, steps_done) if world.is_main else None
     meter, clock = StepMeter(world), StepClock(config.optim.global_batch)
     figures: dict[str, float] = {}
     _say_plan(run, log)
     if run.resumed:
         meter.resume(run.resumed.facts["meter_sums"])
+    watch.begin(run.engine)
 
-    for step in range(run.first_step, run.num_steps):
+    while steps_done < run.num_steps:
         lr = config.optim.lr * _lr_factor(run)
         for micro in range(run.accumulation):
             asked = time.perf_counter()
             batch = next(run.batches)
             clock.waited(time.perf_counter() - asked)
             arguments, masks = run.step_arguments(batch)
-            torch.manual_seed(draws.torch_seed(config.seed, step, micro, world.rank))
+            torch.manual_seed(draws.torch_seed(config.seed, steps_done, micro, world.rank))
             output = run.engine.forward_backward(*arguments)
             meter.add(output, batch.labels_BL)
+            watch.saw(output, batch.ids_B)
         run.engine.apply(lr)
         clock.step_done()
-
-        steps_done = step + 1
+        steps_done += 1
         is_last = steps_done == run.num_steps
-        stops = stopper is not None and world.any(stopper.is_asked)  # hosts alone: no device waits
+        stops = world.any(stopper.is_asked)  # the hosts alone: no device is waited for
+        _tell_skipped(run, watch.step(run.engine), steps_done, log)
+
         # Below this line the host waits for the device.
         if is_last or steps_done % config.log.every == 0:
             figures |= meter.read() | clock.read(run.num_steps - steps_done) | _state(run, lr)
             if log:
                 log.steps(steps_done, figures)
+            if watch.is_spike(figures["loss"]) and _rolls_back(run, figures, steps_done, log):
+                steps_done = run.roll_back(steps_done)
+                continue
         paused = time.perf_counter()
-        if run.target and log and (is_last or _is_due(config.log.images_every, steps_done)):
-            assert masks is not None
-            grid = reconstruction_grid(
-                arguments[0], masks, output, run.target, config.data.mean, config.data.std
-            )
-            log.picture(steps_done, "reconstruction", grid, run_dir / "reconstruction.png")
+        if masks and log and (is_last or _is_due(config.log.images_every, steps_done)):
+            _show(run, arguments[0], masks, output, steps_done, log)
         if is_last or _is_due(config.log.eval_every, steps_done):
             figures |= _evaluate(run, save_run_weights(run, steps_done), steps_done, log)
         elif _is_due(config.checkpoint.weights_every, steps_done):
@@ -77,13 +76,58 @@ def train(
             run.save(steps_done, meter.state())
         run.saver.poll()
         clock.paused(time.perf_counter() - paused)
+        watch.paused()
         if stops:
             break
 
     run.saver.finish()
+    watch.end()
     if log:
         log.close()
     return figures | {"steps_done": steps_done, "mean_images_per_s": clock.mean_images_per_s}
+
+
+def _tell_skipped(
+    run: Run, found: dict[str, Any] | None, steps_done: int, log: RunLog | None
+) -> None:
+    """Log a skipped step with the keys of the samples in it."""
+    if found is None or log is None:
+        return
+    for blame in found["non_finite"].values():
+        blame["samples"] = [str(run.train_set.defect(i, "non-finite")) for i in blame["samples"]]
+    log.event("skipped_step", steps_done, found)
+
+
+def _rolls_back(run: Run, figures: dict[str, float], steps_done: int, log: RunLog | None) -> bool:
+    """Collective: what the recipe says about a loss that has jumped.
+
+    Raises `UserError` where it says stop, or has rolled back often enough.
+    """
+    watch, loss = run.config.watch, figures["loss"]
+    if log:
+        log.event("spike", steps_done, {"loss": loss, "does": watch.on_spike})
+    if watch.on_spike == "log":
+        return False
+    if watch.on_spike == "stop" or run.rollbacks >= watch.rollbacks:
+        raise UserError(
+            "loss",
+            f"{loss:.4f} after step {steps_done}, more than {watch.spike_sigmas:g} robust "
+            f"deviations above the last ones, after {run.rollbacks} rollbacks",
+            "a loss that goes down",
+            "look at the log, lower optim.lr, or start again from a checkpoint",
+        )
+    run.rollbacks += 1
+    return True
+
+
+def _show(
+    run: Run, images_BCHW: Tensor, masks: Masks, output: JointOutput, steps_done: int, log: RunLog
+) -> None:
+    """The reconstruction grid of the batch in hand."""
+    assert run.target is not None
+    mean, std = run.config.data.mean, run.config.data.std
+    grid = reconstruction_grid(images_BCHW, masks, output, run.target, mean, std)
+    log.picture(steps_done, "reconstruction", grid, run.run_dir / "reconstruction.png")
 
 
 def save_run_weights(run: Run, steps_done: int) -> Path:
@@ -151,6 +195,7 @@ def _state(run: Run, lr: float) -> dict[str, float]:
         "grad_norm": run.engine.grad_norm(),
         "skipped_steps": float(run.engine.skipped_steps),
         "bad_samples": bad_samples,
+        **run.watch.slowest(),
         "peak_memory_bytes": run.world.max(peak).item(),
     }
 

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from supmim_scale.errors import UserError
+from supmim_scale.models.encoder import resampled_positions
+from supmim_scale.models.joint import JointModel, is_head
 
 _ENCODER = "encoder."
 
@@ -23,18 +25,48 @@ def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str
     os.replace(part, path)
 
 
+def start_from(model: JointModel, path: Path) -> list[str]:
+    """Fill a new model from weights of another run, or of timm; returns what was left as it was.
+
+    `path` is a safetensors file or a folder with `model.safetensors`. Position embeddings are
+    resampled to the model's grid; a head for other classes is left. Raises `UserError` naming the
+    first encoder tensor that is missing or of another shape.
+    """
+    path = path / "model.safetensors" if path.is_dir() else path
+    given, _ = _read(path)
+    if not any(name.startswith(_ENCODER) for name in given):  # timm's: the encoder alone
+        given = {_ENCODER + name: value for name, value in given.items()}
+    wanted, filled, left = model.state_dict(), dict[str, Tensor](), list[str]()
+    for name, own in wanted.items():
+        value = given.get(name)
+        if value is None and name.startswith(_ENCODER + "norm."):  # timm's name with avg pooling
+            value = given.get(name.replace("norm.", "fc_norm.", 1))
+        if value is not None and name == _ENCODER + "pos_embed":
+            value = resampled_positions(model.encoder, value, str(path))
+        if value is not None and value.shape == own.shape:
+            filled[name] = value
+        elif name.startswith(_ENCODER) and not is_head(name):
+            have = list(value.shape) if value is not None else "no such tensor"
+            raise UserError(
+                f"{path}: {name}", f"{have}", f"{list(own.shape)}", "take weights of this encoder"
+            )
+        else:
+            left.append(name)
+    model.load_state_dict(filled, strict=False)
+    return left
+
+
 def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
     """Fill a timm encoder from a run's weights; returns the file's metadata.
 
     Raises `UserError` naming the first tensor that is missing or of another shape.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(_ENCODER)]  # noqa: SIM118
-            found = {name.removeprefix(_ENCODER): file.get_tensor(name) for name in names}
-            metadata = dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise UserError(str(path), str(error), "safetensors of a run", "check the path") from None
+    given, metadata = _read(path)
+    found = {
+        name.removeprefix(_ENCODER): value
+        for name, value in given.items()
+        if name.startswith(_ENCODER)
+    }
     wanted = encoder.state_dict()
     for name, tensor in wanted.items():
         if name not in found or found[name].shape != tensor.shape:
@@ -44,3 +76,13 @@ def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
             )
     encoder.load_state_dict(found)
     return metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A safetensors file's tensors and metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise UserError(str(path), str(error), "a safetensors file", "check the path") from None

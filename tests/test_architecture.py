@@ -17,7 +17,7 @@ ORDER = [
     "assemble", "inputs",
     "engine",
     "provenance", "weights", "evaluation", "pictures", "metrics", "checkpoints",
-    "saving", "run_folder",
+    "saving", "watching", "run_folder",
     "run",
     "train", "finished",
     "data_commands", "cli", "__main__",

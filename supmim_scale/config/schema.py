@@ -1,8 +1,8 @@
 """The recipe as frozen dataclasses: every key, its meaning, unit, default and allowed values.
 
 A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data`, `augment` and `seed` may
-change the result and are hashed into the digest that names the experiment; `engine`, `input`, `log`
-and `checkpoint` say how and where it runs and must not change it (beyond rounding).
+change the result and are hashed into the digest that names the experiment; `engine`, `input`,
+`log`, `checkpoint` and `watch` say how and where it runs and must not change it (beyond rounding).
 """
 
 from dataclasses import dataclass, field
@@ -53,6 +53,11 @@ class ModelConfig:
         "avg", "average of patch tokens, class token, or attention pooling (timm global_pool)"
     )
     class_token: bool = doc(False, "prepend a class token; without one the token count stays N")
+    init_from: str | None = doc(
+        None,
+        "weights that a new run starts from: a safetensors file of a run or of timm, or a folder "
+        "with model.safetensors; null: random",
+    )
     drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
     decoder_depth: int = doc(2, "decoder blocks (2 of encoder width: ours, the paper is silent)")
     decoder_width: int | None = doc(None, "decoder width; null: the encoder's")
@@ -258,6 +263,28 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """What is looked after while a run goes on; must not change the result unless it steps in."""
+
+    skipped_in_a_row: int = doc(
+        5, "steps with a non-finite gradient that are skipped one after the other before it stops"
+    )
+    spike_sigmas: float = doc(
+        0.0, "a logged loss so many robust deviations above the last ones is a spike; 0: none is"
+    )
+    spike_window: int = doc(50, "logged losses that a spike is measured against")
+    on_spike: Literal["log", "stop", "rollback"] = doc(
+        "log",
+        "what a spike does; rollback: the weights of the last checkpoint, and the samples since "
+        "then are passed over, as Chowdhery et al. 2022 (arXiv 2204.02311), section 5.1",
+    )
+    rollbacks: int = doc(3, "rollbacks before the run stops")
+    hang_s: float = doc(
+        0.0, "seconds without a step after which every rank writes its stacks and ends; 0: none"
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole recipe."""
 
@@ -274,3 +301,4 @@ class RunConfig:
     input: InputConfig = InputConfig()
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watch: WatchConfig = WatchConfig()

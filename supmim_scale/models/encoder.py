@@ -15,6 +15,7 @@ from supmim_scale.variants import VARIANTS
 declare_missing_ops()
 
 import timm  # noqa: E402
+from timm.layers import resample_abs_pos_embed  # noqa: E402
 from timm.models import save_for_hf  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
@@ -144,6 +145,27 @@ def encode(
 def take(values_BND: Tensor, index_BM: Tensor) -> Tensor:
     """`values_BND[b, index_BM[b, m]]` as (B, M, D)."""
     return values_BND.gather(1, index_BM.unsqueeze(-1).expand(-1, -1, values_BND.shape[-1]))
+
+
+def resampled_positions(encoder: VisionTransformer, given_1ND: Tensor, where: str) -> Tensor:
+    """Position embeddings of another grid, or with a class token more, as this encoder has them.
+
+    Raises `UserError` where the encoder has a class token and they do not.
+    """
+    own, grid = encoder.num_prefix_tokens, encoder.patch_embed.grid_size
+    prefix = given_1ND.shape[1] - math.isqrt(given_1ND.shape[1]) ** 2  # tokens beside the square
+    if own > prefix:
+        raise UserError(
+            f"{where}: pos_embed",
+            f"{given_1ND.shape[1]} positions without a class token",
+            "one for the class token too",
+            "set model.class_token=false",
+        )
+    given_1ND = given_1ND[:, prefix - own :]
+    resampled: Tensor = resample_abs_pos_embed(
+        given_1ND, new_size=list(grid), num_prefix_tokens=own
+    )
+    return resampled
 
 
 def init_head_bias(encoder: VisionTransformer) -> None:
