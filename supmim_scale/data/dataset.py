@@ -73,14 +73,12 @@ class Dataset:
     def read(self, sample: int) -> NDArray[np.uint8]:
         """The encoded image of a sample. Raises `BadImageError` where it cannot be had."""
         try:
-            source, table, row = self._locate(sample)
+            facts, table, row = self._locate(sample)
             size, offset = int(table.size[row]), int(table.offset[row])
             if size == WHOLE_FILE:
-                data = (source.source.parent / table.key(row)).read_bytes()
+                data = (facts.source.parent / table.key(row)).read_bytes()
             else:
-                file = self._file(
-                    source.source
-                )  # held: another thread may turn it out of the cache
+                file = self._file(facts.source)  # held: another thread may turn it out
                 data = os.pread(file.fd, size, offset)
         except OSError as error:
             raise BadImageError(f"not readable: {error.strerror}") from None
@@ -104,8 +102,12 @@ class Dataset:
 
     def defect(self, sample: int, reason: str) -> Defect:
         """What is wrong with a sample, with its place."""
-        source, table, row = self._locate(sample)
-        return Defect(source.name, table.key(row), reason, row=row)
+        facts, row = self._place(sample)
+        try:
+            key = self._table(facts).key(row)
+        except (OSError, BadImageError):  # the index itself is gone or another
+            key = f"row {row}"
+        return Defect(facts.name, key, reason, row=row)
 
     def ids_of(self, defects: Iterable[Defect]) -> set[int]:
         """Sample ids of a list of defects. Raises `UserError` for one of another set."""
@@ -132,10 +134,15 @@ class Dataset:
         return found
 
     def _locate(self, sample: int) -> tuple[TableFacts, Table, int]:
+        facts, row = self._place(sample)
+        return facts, self._table(facts), row
+
+    def _place(self, sample: int) -> tuple[TableFacts, int]:
+        """The source of a sample and its row there."""
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         shard = self.shards[number]
         row = shard.first_row + sample - int(self._starts[number])
-        return shard.facts, self._table(shard.facts), row
+        return shard.facts, row
 
 
 def padded_labels(labels: Sequence[NDArray[np.int32]], width: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ together from the pieces of any other.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 WEIGHT, EMA = "weight", "ema"
@@ -24,6 +25,11 @@ class Piece:
     kind: str
     start: int
     values: Tensor
+
+
+def copied(values: Tensor) -> Tensor:
+    """Waits: the values flattened, in fp32, in memory of the host's own."""
+    return torch.empty(values.numel()).copy_(values.detach().view(-1))
 
 
 # Values of (name, kind, start, count), whichever pieces they lie in.

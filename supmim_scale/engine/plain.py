@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from supmim_scale.engine.ema import ShardEma
-from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues
+from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.models.joint import JointModel, JointOutput
 from supmim_scale.optim import set_lr
 
@@ -72,7 +72,7 @@ class PlainEngine:
         """Copies of the whole training state."""
         for place, (name, param) in enumerate(self._model.named_parameters()):
             for kind, values in self._values(place, param).items():
-                yield Piece(name, kind, 0, values.detach().float().cpu().flatten().clone())
+                yield Piece(name, kind, 0, copied(values))
 
     @torch.no_grad()
     def restore(self, read: ReadValues, counters: Counters) -> None:

@@ -20,7 +20,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from supmim_scale.engine.ds_config import complete_ds_config
 from supmim_scale.engine.ema import ShardEma
-from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues
+from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.errors import UserError
 from supmim_scale.models.joint import JointModel, JointOutput
 from supmim_scale.optim import largest_block, set_lr
@@ -154,7 +154,7 @@ class ZeroEngine:
         for name, param in self._engine.module.named_parameters():
             start, values = _owned(self._optimizer, param, kind, self._engine.global_rank)
             if values.numel():
-                yield Piece(name, name_of_kind, start, values.detach().float().cpu().clone())
+                yield Piece(name, name_of_kind, start, copied(values))
 
     def _fill(self, kind: str, name_of_kind: str, read: ReadValues) -> None:
         for name, param in self._engine.module.named_parameters():

@@ -153,3 +153,15 @@ def test_a_quarantine_list_of_another_set_is_refused(tmp_path, shards):
         train.ids_of([replace(defect, key="other.jpg")])
     with pytest.raises(UserError, match=r"input\.quarantine"):
         train.ids_of([replace(defect, source="train/other.tar")])
+
+
+def test_an_index_removed_under_a_run_is_a_bad_sample_and_no_traceback(tmp_path, shards):
+    copy = tmp_path / "train"
+    copy.mkdir()
+    for path in (shards / "train").glob("*.tar"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    here = dataset(tmp_path)
+    for index in copy.glob("*.index"):
+        index.unlink()
+    with pytest.raises(RankError, match=r"train/train-00000\d\.tar: row \d+: not readable"):
+        list(evaluation_batches(here, SETTINGS, batch=4, device=CPU))
