@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from supmim_scale.checksums import sha256_of
 from supmim_scale.engine.pieces import Piece
 from supmim_scale.errors import UserError
 from supmim_scale.units import gib
@@ -28,7 +29,6 @@ MANIFEST, LATEST = "checkpoint.json", "latest"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 _PART, _DAMAGED = ".part", ".damaged"
-_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
         tensors[key], starts[key] = piece.values, piece.start
     save_file(tensors, path, {"starts": json.dumps(starts)})
     _sync(path)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def commit(part: Path, files: list[dict[str, Any]], facts: dict[str, Any]) -> Path:
@@ -187,7 +187,7 @@ def _first_damage(checkpoint: Checkpoint) -> str:
     for entry in checkpoint.facts["files"]:
         path = checkpoint.path / entry["name"]
         try:
-            if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
                 return f"{entry['name']} is not as it was written"
             with safe_open(path, framework="pt") as file:
                 file.metadata()
@@ -220,14 +220,6 @@ def _steps_of(path: Path) -> int:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
 
 # Each room may import the rooms above it, and itself. A line is a room.
 ORDER = [
-    "errors", "units", "variants", "draws", "flops", "report", "stopping", "launcher", "progress",
+    "errors", "units", "variants", "draws", "flops", "report",
+    "stopping", "launcher", "progress", "checksums",
     "config",
     "models",
     "data",

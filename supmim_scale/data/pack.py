@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from supmim_scale.checksums import sha256_of
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.encoded import BadImageError, read_header
 from supmim_scale.data.quarantine import (
@@ -20,7 +21,7 @@ from supmim_scale.data.quarantine import (
     require_usable,
     write_list,
 )
-from supmim_scale.data.shards import MANIFEST, sha256_of, write_manifest, write_shard
+from supmim_scale.data.shards import MANIFEST, write_manifest, write_shard
 from supmim_scale.data.table import Defect, TableFacts
 from supmim_scale.errors import UserError
 from supmim_scale.progress import progress

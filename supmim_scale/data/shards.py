@@ -1,6 +1,5 @@
 """Writing WebDataset shards, and the checksum manifest of a folder of them."""
 
-import hashlib
 import io
 import os
 import tarfile
@@ -10,7 +9,6 @@ from pathlib import Path
 from supmim_scale.errors import UserError
 
 MANIFEST = "SHA256SUMS"
-_CHUNK_BYTES = 1 << 20
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, bytes, str, str | None]]) -> int:
@@ -40,15 +38,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_manifest(path: Path, checksums: Mapping[str, str]) -> None:
