@@ -100,13 +100,18 @@ def test_above_the_rate_it_stops_with_the_list(tmp_path, shards):
         skipping(bad, tmp_path, rate=0.2)
 
 
-def test_a_set_that_went_away_stops_at_once(tmp_path, shards):
-    train = dataset(shards)
+def own_copy(tmp_path, shards):
+    """The training shards where a test may harm them, and the set opened on them."""
     copy = tmp_path / "train"
     copy.mkdir()
     for path in (shards / "train").glob("*.tar"):
         (copy / path.name).write_bytes(path.read_bytes())
-    here = dataset(tmp_path)
+    return copy, dataset(tmp_path)
+
+
+def test_a_set_that_went_away_stops_at_once(tmp_path, shards):
+    train = dataset(shards)
+    copy, here = own_copy(tmp_path, shards)
     assert len(here) == len(train)
     for path in copy.glob("*.tar"):
         path.unlink()
@@ -115,11 +120,7 @@ def test_a_set_that_went_away_stops_at_once(tmp_path, shards):
 
 
 def test_a_shard_that_disappears_is_replaced_within_the_rate(tmp_path, shards):
-    copy = tmp_path / "train"
-    copy.mkdir()
-    for path in (shards / "train").glob("*.tar"):
-        (copy / path.name).write_bytes(path.read_bytes())
-    here = dataset(tmp_path)
+    copy, here = own_copy(tmp_path, shards)
     (copy / "train-000001.tar").unlink()
     ids, quarantine, _ = skipping(here, tmp_path, rate=0.5, count=24)
     shown = {sample for batch in ids for sample in batch}
@@ -156,11 +157,7 @@ def test_a_quarantine_list_of_another_set_is_refused(tmp_path, shards):
 
 
 def test_an_index_removed_under_a_run_is_a_bad_sample_and_no_traceback(tmp_path, shards):
-    copy = tmp_path / "train"
-    copy.mkdir()
-    for path in (shards / "train").glob("*.tar"):
-        (copy / path.name).write_bytes(path.read_bytes())
-    here = dataset(tmp_path)
+    copy, here = own_copy(tmp_path, shards)
     for index in copy.glob("*.index"):
         index.unlink()
     with pytest.raises(RankError, match=r"train/train-00000\d\.tar: row \d+: not readable"):
