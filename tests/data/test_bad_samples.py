@@ -95,8 +95,9 @@ def test_a_replacement_does_not_depend_on_ranks_or_on_being_known_before(tmp_pat
 
 
 def test_above_the_rate_it_stops_with_the_list(tmp_path, shards):
+    """One is allowed; threads read ahead, so the third may be known when the second stops it."""
     bad = one_bad(tmp_path, shards, DAMAGES["text"], at=(1, 4, 6))
-    with pytest.raises(RankError, match=r"2 bad samples.*\.jpg.*\.jpg.*at most 0\.2 of 8"):
+    with pytest.raises(RankError, match=r"[23] bad samples.*\.jpg.*\.jpg.*at most 0\.2 of 8"):
         skipping(bad, tmp_path, rate=0.2)
 
 
