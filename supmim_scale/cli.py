@@ -113,22 +113,29 @@ def _train(arguments: argparse.Namespace) -> int:
         return _launch(arguments)
 
     from supmim_scale.engine import join_world, leave_world
+    from supmim_scale.preflight import inspect_nodes, require_shape
     from supmim_scale.run import build_run
+    from supmim_scale.run_folder import note_stop
     from supmim_scale.train import train
 
     # Left in order only after success: a rank that fails must end at once, not wait for others.
     stopper.budget_s = config.checkpoint.time_budget_s
-    world, run_dir = join_world(), _run_dir(arguments, config.log.run_dir)
+    require_shape(config)
+    world, run_dir = join_world(config.engine.device), _run_dir(arguments, config.log.run_dir)
+    if world.world_size > 1:
+        line = inspect_nodes(world, Path(config.input.root), run_dir)
+        if world.is_main:
+            print(f"preflight: {line}", flush=True)
     run = build_run(config, world, run_dir, arguments.allow_drift)
-    steps_done = train(run, stopper)["steps_done"]
+    steps_done = int(train(run, stopper)["steps_done"])
+    if steps_done < run.num_steps and world.is_main:
+        saved = "saved" if run.saver.saved_step == steps_done else "NOT saved"
+        line = f"after step {steps_done} ({stopper.reason or 'as another rank was told'}), {saved}"
+        note_stop(run_dir, line)
+        print(f"stopped {line}", flush=True)
     stopper.ignore()
     leave_world(world)
-    if steps_done == run.num_steps:
-        return EXIT_DONE
-    if world.is_main:
-        reason = stopper.reason or "as another rank was told"
-        print(f"stopped after step {steps_done} ({reason}), saved", flush=True)
-    return EXIT_PREEMPTED
+    return EXIT_DONE if steps_done == run.num_steps else EXIT_PREEMPTED
 
 
 def _launch(arguments: argparse.Namespace) -> int:

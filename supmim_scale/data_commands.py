@@ -11,7 +11,7 @@ _SPLITS = ("train", "val")
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
-    """`synth`, `pack`, `index`, `verify`, `stats`."""
+    """`synth`, `pack`, `prepare`, `index`, `verify`, `stats`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     synth = commands.add_parser("synth", help="make a data set of procedural JPEGs")
@@ -51,6 +51,16 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--out", type=Path, help="folder of reports; default: ROOT/verify_SPLIT")
     _add_workers(verify)
     verify.set_defaults(run=_verify)
+
+    prepare = commands.add_parser(
+        "prepare", help="pack, index and verify class folders of both splits; goes on where it was"
+    )
+    _add_recipe(prepare)
+    prepare.add_argument("--images", type=Path, required=True, help="folder of train/ and val/")
+    prepare.add_argument("--shard-size", type=int, default=5000, help="images a shard")
+    prepare.add_argument("--out", type=Path, help="folder of reports; default: ROOT/verify_SPLIT")
+    _add_workers(prepare)
+    prepare.set_defaults(run=_prepare)
 
     stats = commands.add_parser("stats", help="counts, labels, sizes, mixing of classes; a picture")
     _add_recipe(stats)
@@ -120,6 +130,21 @@ def _pack(arguments: argparse.Namespace) -> int:
     num_shards = len(list(arguments.out.glob("*.tar")))
     print(f"{arguments.out}: {count} images in {num_shards} shards{listed}")
     return EXIT_DONE
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from supmim_scale.config import load_config
+
+    config = load_config(arguments.recipe, arguments.overrides)
+    for split in _chosen(arguments):
+        _pack(argparse.Namespace(
+            source=arguments.images / split, out=Path(config.input.root) / split, reader=None,
+            classes=config.data.classes, image_field=None, label_field=None,
+            no_labels=config.loss.kind == "none", skip_bad=config.input.bad_samples == "skip",
+            shard_size=arguments.shard_size, seed=0, workers=arguments.workers,
+        ))  # fmt: skip
+    _index(arguments)
+    return _verify(arguments)
 
 
 def _kind_of(source: Path) -> str:

@@ -114,6 +114,10 @@ class RunLog:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
+    def start(self, steps_done: int, facts: dict[str, Any]) -> None:
+        """Where and how the run starts, or goes on."""
+        self._write("start", steps_done, {"num_steps": self._num_steps, **facts})
+
     def steps(self, steps_done: int, row: dict[str, float]) -> None:
         """A log step: to the console, the JSON lines and the curves."""
         self._record("train", steps_done, row)

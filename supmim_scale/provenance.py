@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from supmim_scale.cluster.allocation import job_label
+
 _PACKAGES = ("torch", "deepspeed", "timm", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numpy")
 
 
@@ -16,12 +18,27 @@ def provenance() -> dict[str, object]:
     """Versions, hardware and the commit of the source tree (None outside a checkout)."""
     return {
         "commit": _commit(),
-        "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
+        "versions": versions(),
         "python": platform.python_version(),
         "device": device_name(),
         "device_count": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "host_cpus": os.cpu_count(),
     }
+
+
+def launched_by() -> dict[str, object]:
+    """Slurm's job, how often it was requeued, and its nodes; None outside Slurm."""
+    return {
+        "job": job_label(os.environ),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "nodes": os.environ.get("SLURM_STEP_NODELIST"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a result may depend on, those that are installed."""
+    found = {name: _version(name) for name in _PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def device_name() -> str:

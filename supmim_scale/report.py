@@ -44,7 +44,7 @@ def _last_figures(run_dir: Path) -> dict[str, Any]:
         raise UserError(str(run_dir), "no log.jsonl", "a run folder", "check the path")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     last = {row["kind"]: row for row in rows}
-    if set(last) < {"train", "eval"}:
+    if not {"train", "eval"} <= set(last):
         raise UserError(str(path), "an unfinished run", "one that was evaluated", "let it finish")
     # The first interval warms up.
     training = [row["images_per_s"] for row in rows if row["kind"] == "train"]

@@ -14,7 +14,7 @@ from supmim_scale.config.schema import RunConfig
 from supmim_scale.errors import UserError
 from supmim_scale.provenance import provenance
 
-CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
+CHECKPOINTS, LOG, STOPPED = "checkpoints", "log.jsonl", "stopped"
 
 
 def lock(run_dir: Path) -> IO[str]:
@@ -62,6 +62,7 @@ def open_run_dir(config: RunConfig, run_dir: Path, allow_drift: Sequence[str]) -
             "set log.run_dir=FOLDER or remove the old run",
         )
     try:
+        (run_dir / STOPPED).unlink(missing_ok=True)
         (run_dir / "recipe.yaml").write_text(as_yaml(config))
         facts = {"digest": digest(config), **provenance(), "recipe": resolved(config)}
         (run_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -69,6 +70,12 @@ def open_run_dir(config: RunConfig, run_dir: Path, allow_drift: Sequence[str]) -
     except OSError as error:
         raise UserError("log.run_dir", str(error), "a writable folder", "name another") from None
     return checkpoint
+
+
+def note_stop(run_dir: Path, line: str) -> None:
+    """Say that the run stopped early, in order. srun's code is its highest task's, so that a 75
+    among other codes proves nothing: what is requeued is a folder that says this."""
+    (run_dir / STOPPED).write_text(line + "\n")
 
 
 def require_unfinished(checkpoint: Checkpoint | None, num_steps: int, run_dir: Path) -> None:

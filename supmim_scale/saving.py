@@ -29,6 +29,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[dict[str, Any]] | None = None
         self._part, self._facts = Path(), dict[str, Any]()
+        self.saved_step: int | None = None  # of the last checkpoint that got its name
 
     def save(self, engine: Engine, facts: dict[str, Any]) -> None:
         """Collective: copy the state of all ranks, and write it or have it written."""
@@ -88,6 +89,8 @@ class Saver:
         problems = self._world.gather(problems)[0]
         if problems:
             self._fail(problems[0])
+        else:
+            self.saved_step = self._facts["steps_done"]
 
     def _fail(self, problem: str) -> None:
         """What could not be written ends the run, or is noted."""

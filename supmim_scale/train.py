@@ -20,7 +20,7 @@ from supmim_scale.models.joint import JointOutput
 from supmim_scale.models.masking import Masks
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
-from supmim_scale.provenance import peak_memory_bytes
+from supmim_scale.provenance import launched_by, peak_memory_bytes
 from supmim_scale.run import Run
 from supmim_scale.stopping import Stopper
 from supmim_scale.units import si
@@ -208,7 +208,8 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
     """What is about to run, so that a wrong number is seen before it costs anything."""
     if log is None:
         return
-    config, world = run.config, run.world
+    config, world, launched = run.config, run.world, launched_by()
+    log.start(run.began[0], {"world_size": world.world_size, **launched})
     features = run.target.out_features if run.target else 0
     shape = assemble.joint_shape(config, features)
     flops = step_flops(
@@ -223,6 +224,8 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f"  layout {config.mim.layout if run.target else 'supervised'}"
         f"  {si(flops.model, 'FLOP')} an image, {si(flops.recompute, 'FLOP')} recomputed"
     )
+    if launched["job"]:
+        log.say(f"job {launched['job']}, restart {launched['restart']}, on {launched['nodes']}")
     log.say(
         f"{world.world_size} ranks on {world.device.type} (started by {world.launcher})"
         f"  {engine}{sharding}  {run.precision}"

@@ -200,6 +200,7 @@ class EngineConfig:
 
     kind: Literal["deepspeed", "plain"] = doc("deepspeed", "plain: one process, PyTorch only")
     ds_config: str = doc("zero3", "a name in ds_configs/ or the path of a DeepSpeed JSON file")
+    device: Literal["auto", "cpu"] = doc("auto", "auto: GPUs where there are any; cpu: none")
     precision: Literal["auto", "fp32", "bf16"] = doc("auto", "auto: bf16 on GPUs, fp32 on a CPU")
     micro_batch: int | None = doc(None, "images a rank and forward; null: no accumulation")
     activation_checkpointing: Policy = doc(

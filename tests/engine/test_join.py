@@ -1,6 +1,6 @@
 import pytest
 
-from supmim_scale.engine import world
+from supmim_scale.engine import join
 from supmim_scale.errors import UserError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n0",
@@ -10,11 +10,11 @@ SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM
 
 
 def test_a_launchers_variables_are_taken_as_they_are():
-    assert TORCHRUN.items() <= world.launch_variables(TORCHRUN).items()
+    assert TORCHRUN.items() <= join.launch_variables(TORCHRUN).items()
 
 
 def test_an_srun_task_becomes_a_rank():
-    found = world.launch_variables(SLURM)
+    found = join.launch_variables(SLURM)
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("5", "16", "1")
     assert found["MASTER_ADDR"] == "node3"
     assert 10_000 <= int(found["MASTER_PORT"]) < 25_000
@@ -22,20 +22,20 @@ def test_an_srun_task_becomes_a_rank():
 
 
 def test_two_jobs_on_a_host_get_different_ports():
-    other = world.launch_variables({**SLURM, "SLURM_JOB_ID": "31008"})
-    assert other["MASTER_PORT"] != world.launch_variables(SLURM)["MASTER_PORT"]
+    other = join.launch_variables({**SLURM, "SLURM_JOB_ID": "31008"})
+    assert other["MASTER_PORT"] != join.launch_variables(SLURM)["MASTER_PORT"]
 
 
 def test_a_batch_shell_without_srun_is_one_process():
     shell = {k: v for k, v in SLURM.items() if k != "SLURM_STEP_NODELIST"}
-    assert world.launch_variables(shell)["WORLD_SIZE"] == "1"
+    assert join.launch_variables(shell)["WORLD_SIZE"] == "1"
 
 
 def test_a_lone_process_is_a_world_of_one():
-    found = world.launch_variables({})
+    found = join.launch_variables({})
     assert (found["RANK"], found["WORLD_SIZE"]) == ("0", "1")
 
 
 def test_half_a_launcher_is_refused():
     with pytest.raises(UserError, match="WORLD_SIZE"):
-        world.launch_variables({"RANK": "0"})
+        join.launch_variables({"RANK": "0"})

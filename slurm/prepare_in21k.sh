@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# ImageNet-21k from class folders to checked shards: pack, index, verify; goes on where it was.
+#
+#   sbatch slurm/prepare_in21k.sh --images FOLDER [key=value ...]   of FOLDER/train and FOLDER/val
+#   bash slurm/prepare_in21k.sh --here --images FOLDER
+#
+#SBATCH --job-name=prepare_in21k
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x_%j.log
+set -euo pipefail
+SUPMIM_HOME=${SUPMIM_HOME:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}}
+[[ -f $SUPMIM_HOME/slurm/site.sh ]] || {
+  echo "error: found no slurm/site.sh in $SUPMIM_HOME; submit from the checkout or export SUPMIM_HOME" >&2
+  exit 2
+}
+# shellcheck source=slurm/site.sh
+source "$SUPMIM_HOME/slurm/site.sh"
+# shellcheck source=slurm/job.sh
+source "$SUPMIM_HOME/slurm/job.sh"
+
+plain_job -m supmim_scale data prepare vitl16_in21k input.root="$SUPMIM_DATA/imagenet-21k" "$@"
+srun "${srun_options[@]}" "${command[@]}" || code=$?
+end_job "$code"

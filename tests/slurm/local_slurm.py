@@ -1,0 +1,187 @@
+"""A real Slurm of virtual nodes on this machine: munged, slurmctld and a slurmd a node.
+
+Its own key, sockets, ports and state lie in one folder; it is stopped by process id. Facts it
+rests on, of Slurm 22.05: counted GPUs need character devices; `CgroupPlugin=cgroup/v1` keeps
+slurmd from asking systemd for a scope; `cred_expire` is how long a requeued job waits.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+SBIN = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
+DAEMONS = ("munged", "slurmctld", "slurmd")
+GPUS, CPUS, MEMORY_MIB = 2, 16, 64_000  # that each node advertises
+UP_S, STOP_S = 30, 30
+REQUEUE_DELAY_S = 5  # below 5 Slurm takes 120
+_STAND_INS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+
+
+def find(daemon):
+    return shutil.which(daemon, path=os.pathsep.join(SBIN))
+
+
+def missing():
+    """Programs that are not installed."""
+    return [name for name in (*DAEMONS, "sbatch") if not (find(name) or shutil.which(name))]
+
+
+class LocalSlurm:
+    """Started on construction; `environ` is what its commands need."""
+
+    def __init__(self, folder, nodes=2):
+        self.folder, self.num_nodes = Path(folder), nodes
+        self.pids = {}
+        for name in ("state", "spool", "log", "run", "munge"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        self.conf = self.folder / "slurm.conf"
+        self.environ = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self._ports = free_ports(nodes + 1)
+        self._write_configuration()
+        self._start_munge()
+        self._daemon("slurmctld", "-f", self.conf, pid="slurmctld")
+        for name in self.nodes:
+            self.start_node(name)
+        self._wait_for_nodes()
+
+    @property
+    def nodes(self):
+        return [f"node{i + 1}" for i in range(self.num_nodes)]
+
+    def start_node(self, name):
+        (self.folder / "spool" / name).mkdir(exist_ok=True)
+        self._daemon("slurmd", "-f", self.conf, "-N", name, pid=f"slurmd-{name}")
+
+    def kill_node(self, name):
+        """The daemon alone dies, as if the node did not answer any more."""
+        os.kill(self.pids[f"slurmd-{name}"], 9)
+
+    def command(self, *words, check=True, **environment):
+        return subprocess.run(
+            [str(word) for word in words], env={**self.environ, **environment}, check=check,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def stop(self):
+        """Jobs first: a job step that outlives the daemons would go on asking for them."""
+        user = pwd.getpwuid(os.getuid()).pw_name
+        self.command("scancel", "-t", "PENDING", "-u", user, check=False)
+        self.command("scancel", "--full", "-s", "KILL", "-u", user, check=False)
+        self.command("scancel", "-u", user, check=False)
+        deadline = time.time() + STOP_S
+        while time.time() < deadline and self.command("squeue", "-h", check=False).stdout.strip():
+            time.sleep(0.1)
+        for pid in reversed(self.pids.values()):
+            end(pid)
+
+    def _daemon(self, name, *arguments, pid):
+        path = self.folder / "run" / f"{pid}.pid"
+        path.unlink(missing_ok=True)
+        done = self.command(find(name), *arguments, check=False)
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        self.pids[pid] = int(wait_for(lambda: path.exists() and path.read_text().strip(), UP_S))
+
+    def _start_munge(self):
+        key = self.folder / "munge/key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        (self.folder / "munge").chmod(0o755)
+        forced = ["--force"] if os.getuid() == 0 else []  # munged does not like to be root
+        self._daemon(
+            "munged", *forced, f"--key-file={key}", f"--socket={self.folder}/munge/socket",
+            f"--pid-file={self.folder}/run/munged.pid", f"--log-file={self.folder}/log/munged",
+            f"--seed-file={self.folder}/munge/seed", pid="munged",
+        )  # fmt: skip
+
+    def _wait_for_nodes(self):
+        def idle():
+            lines = self.command("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").stdout
+            return set(lines.split()) == set(self.nodes)
+
+        wait_for(idle, UP_S)
+
+    def _write_configuration(self):
+        user, host = pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().partition(".")[0]
+        here, nodes = self.folder, ",".join(self.nodes)
+        lines = [
+            "ClusterName=local", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmUser={user}",
+            f"SlurmdUser={user}", "AuthType=auth/munge", "CredType=cred/munge",
+            f"AuthInfo=socket={here}/munge/socket,cred_expire={REQUEUE_DELAY_S}",
+            f"SlurmctldPort={self._ports[0]}", f"StateSaveLocation={here}/state",
+            f"SlurmdSpoolDir={here}/spool/%n", f"SlurmctldPidFile={here}/run/slurmctld.pid",
+            f"SlurmdPidFile={here}/run/slurmd-%n.pid", f"SlurmctldLogFile={here}/log/slurmctld",
+            f"SlurmdLogFile={here}/log/slurmd-%n",
+            # No cgroups, no systemd, no binding to cores.
+            "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
+            "JobAcctGatherType=jobacct_gather/none", "SwitchType=switch/none", "MpiDefault=none",
+            "SchedulerType=sched/backfill",
+            "SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0",
+            "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
+            "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "GresTypes=gpu",
+            "JobRequeue=1", "ReturnToService=2", "MailProg=/bin/true",
+            "SlurmdParameters=config_overrides",  # a small host may advertise large nodes
+            "SlurmctldTimeout=10", "SlurmdTimeout=10", "KillWait=20", "MinJobAge=3600",
+            "InactiveLimit=0", "Waittime=0", "OverTimeLimit=0",
+            "AccountingStorageType=accounting_storage/none", "JobCompType=jobcomp/none",
+        ]  # fmt: skip
+        lines += [
+            f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} Boards=1 "
+            f"SocketsPerBoard=1 CoresPerSocket={CPUS} ThreadsPerCore=1 RealMemory={MEMORY_MIB} "
+            f"Gres=gpu:{GPUS} State=UNKNOWN"
+            for name, port in zip(self.nodes, self._ports[1:], strict=True)
+        ]
+        lines += [
+            f"PartitionName=low Nodes={nodes} Default=YES MaxTime=INFINITE PriorityTier=1 "
+            "PreemptMode=REQUEUE GraceTime=0",
+            f"PartitionName=grace Nodes={nodes} MaxTime=INFINITE PriorityTier=1 "
+            "PreemptMode=REQUEUE GraceTime=20",
+            f"PartitionName=high Nodes={nodes} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF",
+        ]
+        self.conf.write_text("\n".join(lines) + "\n")
+        names = f"node[1-{self.num_nodes}]"
+        devices = ",".join(self._devices())
+        (here / "gres.conf").write_text(f"NodeName={names} Name=gpu File={devices}\n")
+        (here / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+
+    def _devices(self):
+        """Character devices that stand for GPUs; nothing opens them."""
+        try:
+            made = [self.folder / f"nvidia{i}" for i in range(GPUS)]
+            for path in made:
+                os.mknod(path, 0o20666, os.makedev(1, 3))
+        except PermissionError:
+            return _STAND_INS[:GPUS]
+        return [str(path) for path in made]
+
+
+def free_ports(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def end(pid):
+    for number in (15, 9):
+        try:
+            os.kill(pid, number)
+            wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 5)
+        except (ProcessLookupError, AssertionError):
+            continue
+
+
+def wait_for(is_so, seconds, every=0.1):
+    """The first true answer. Fails where none comes in time."""
+    deadline = time.time() + seconds
+    while not (answer := is_so()):
+        assert time.time() < deadline, f"not within {seconds} s"
+        time.sleep(every)
+    return answer
