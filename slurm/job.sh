@@ -27,7 +27,8 @@ training_job() {
   shift 2
   case ${1:-} in --here | --words) mode=$1 && shift ;; esac
   if [[ $# -gt 0 && $1 != *=* && $1 != -* ]]; then
-    recipe=$1 words=()
+    [[ $1 == "$recipe" ]] || words=()
+    recipe=$1
     shift
   fi
   run=$SUPMIM_RUNS/${SLURM_JOB_NAME:-$(basename "$script" .sh)}_${job:-$(date +%Y%m%d_%H%M%S)}
@@ -81,9 +82,22 @@ begin_job() {
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
   export PYTHONUNBUFFERED=1
+  export_address
   trap : TERM # srun passes it to the ranks, which save; this shell looks at what they left
   before=$(saved_step)
   say "on $SLURM_JOB_NODELIST, last checkpoint $before"
+}
+
+# The job's first node, for all tasks: a container has no scontrol. By name where that resolves.
+export_address() {
+  local first line
+  [[ -z ${MASTER_ADDR:-} ]] || return 0
+  read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  if ! getent hosts "$first" >/dev/null; then
+    line=$(scontrol show node "$first")
+    [[ $line =~ NodeAddr=([^[:space:]]+) ]] && first=${BASH_REMATCH[1]}
+  fi
+  export MASTER_ADDR=$first
 }
 
 # end_job CODE: requeue a run that stopped and saved; else end with the code of its ranks.

@@ -54,6 +54,13 @@ def encoder_geometry(config: RunConfig) -> Geometry:
         return geometry(encoder(config))
 
 
+def encoder_params(config: RunConfig) -> int:
+    """Parameters of the encoder without its head: the N of scaling laws."""
+    with torch.device("meta"):
+        named = encoder(config).named_parameters()
+    return sum(p.numel() for name, p in named if not name.startswith("head."))
+
+
 def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
     """How the recipe masks a grid of patches."""
     mask = config.mask

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
+from supmim_scale.cluster_commands import add_cluster_commands
 from supmim_scale.data_commands import add_data_commands
 from supmim_scale.errors import (
     EXIT_DONE,
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
     report.set_defaults(run=_report)
 
+    add_cluster_commands(commands)
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
     return parser
 

@@ -209,12 +209,16 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
     if log is None:
         return
     config, world, launched = run.config, run.world, launched_by()
-    log.start(run.began[0], {"world_size": world.world_size, **launched})
     features = run.target.out_features if run.target else 0
     shape = assemble.joint_shape(config, features)
     flops = step_flops(
         shape, config.engine.activation_checkpointing, config.engine.checkpoint_every_k
     )
+    log.start(run.began[0], {
+        "digest": digest(config), "encoder_params": assemble.encoder_params(config),
+        "train_flops_per_image": flops.model, "global_batch": config.optim.global_batch,
+        "world_size": world.world_size, **launched,
+    })  # fmt: skip
     views = view_settings(config, world.device)
     engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
     sharding = " (one rank: nothing is sharded)" if world.world_size == 1 else ""

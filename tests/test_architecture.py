@@ -12,16 +12,17 @@ ORDER = [
     "errors", "units", "variants", "draws", "flops", "report",
     "stopping", "launcher", "progress", "checksums",
     "config",
+    "cluster",
     "models",
     "data",
     "optim",
     "assemble", "inputs",
     "engine",
-    "provenance", "weights", "evaluation", "pictures", "metrics", "checkpoints",
+    "provenance", "preflight", "weights", "evaluation", "pictures", "metrics", "checkpoints",
     "saving", "watching", "run_folder",
     "run",
     "train", "finished",
-    "data_commands", "cli", "__main__",
+    "data_commands", "cluster_commands", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -49,6 +50,8 @@ TORCH_FREE = [
     "flops",
     "report",
     "config",
+    "cluster",
+    "cluster_commands",
 ]
 
 

@@ -92,19 +92,24 @@ def require_geometry(given: Allocation, threads: int, use_gpus: bool, visible_gp
             "a task a GPU",
             f"submit with --ntasks-per-node={given.gpus_on_node}, or set engine.device=cpu",
         )
-    if given.cpus_per_task < threads + 1:
-        raise UserError(
-            "--cpus-per-task",
-            f"{given.cpus_per_task}",
-            f"{threads + 1}: input.threads={threads} that decode and one that trains",
-            f"submit with --cpus-per-task={threads + 1} or set input.threads lower",
-        )
+    require_cpus(given.cpus_per_task, threads)
     if use_gpus and given.gpus_on_node and not visible_gpus:
         raise RankError(
             f"{node_name()}, rank {given.rank}",
             f"no GPU that torch can use; Slurm gave the node {given.gpus_on_node}",
             "a CUDA build of torch and a driver that works",
             f"try nvidia-smi there, submit with --exclude={node_name()}, or set engine.device=cpu",
+        )
+
+
+def require_cpus(cpus_per_task: int, threads: int) -> None:
+    """Raise `UserError` where a task has too few cores for the threads that decode for it."""
+    if cpus_per_task < threads + 1:
+        raise UserError(
+            "--cpus-per-task",
+            f"{cpus_per_task}",
+            f"{threads + 1}: input.threads={threads} that decode and one that trains",
+            f"submit with --cpus-per-task={threads + 1} or set input.threads lower",
         )
 
 

@@ -1,65 +1,80 @@
 """Slurm's own commands; the only module that calls them."""
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from supmim_scale.errors import UserError
 
 _PATIENCE_S = 60
+_QUEUE = "JobArrayID:60,State:20,RestartCnt:10,exit_code:10"  # squeue --Format
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job: PENDING, RUNNING, COMPLETED, FAILED, ...; its requeues."""
+
+    state: str
+    restarts: int
+    exit_code: str
 
 
 def host_names(node_list: str) -> list[str]:
     """`node[1-2]` as names, in Slurm's order."""
-    return _run("scontrol", "show", "hostnames", node_list).split()
+    return _run(["scontrol", "show", "hostnames", node_list]).split()
 
 
 def node_address(name: str) -> str:
     """The address that Slurm itself reaches a node at."""
-    return _fields(_run("scontrol", "show", "node", name)).get("NodeAddr", name)
+    words = _run(["scontrol", "show", "node", name]).split()
+    return dict(word.split("=", 1) for word in words if "=" in word).get("NodeAddr", name)
 
 
-def submit(options: Sequence[str], script: str, arguments: Sequence[str] = ()) -> str:
-    """Submit a batch script; returns the job's id.
+def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a command that holds `sbatch --parsable`; returns the job's id, or '' of --test-only.
 
     Raises `UserError` with Slurm's own words where it refuses.
     """
-    answer = _run("sbatch", "--parsable", *options, script, *arguments)
-    return answer.strip().partition(";")[0]
+    answer = _run(command, {**without_job(), **environment})
+    return answer.strip().rpartition("\n")[2].partition(";")[0]
 
 
-def require_acceptable(options: Sequence[str], script: str, arguments: Sequence[str] = ()) -> None:
-    """Raise `UserError` where Slurm would not take the script; submits nothing."""
-    _run("sbatch", "--test-only", *options, script, *arguments)
+def job_states() -> dict[str, JobState]:
+    """The user's jobs, array elements one by one (`12_3`), as far as Slurm still knows them: it
+    forgets finished ones after MinJobAge, 300 s unless the site says otherwise."""
+    text = _run(["squeue", "--me", "--array", "--states=all", "--noheader", f"--Format={_QUEUE}"])
+    found = {}
+    for line in text.splitlines():
+        job, state, restarts, code = line.split()
+        found[job] = JobState(state, int(restarts), code)
+    return found
 
 
-def job_facts(job: str) -> dict[str, str]:
-    """What Slurm still knows of a job (`12`, or an array's `12_3`); empty where it has forgotten:
-    finished jobs are kept for MinJobAge, 300 s unless the site says otherwise."""
-    try:
-        return _fields(_run("scontrol", "show", "job", job))
-    except UserError:
-        return {}
+def without_job() -> dict[str, str]:
+    """The environment without a job's variables, for what is not part of that job."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_JOB", "SLURM_ARRAY"))}
 
 
-def _fields(text: str) -> dict[str, str]:
-    """`Name=value` words of scontrol's first record."""
-    record = text.partition("\n\n")[0]
-    return dict(word.split("=", 1) for word in record.split() if "=" in word)
-
-
-def _run(*command: str) -> str:
-    where = " ".join(command[:3])
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    program = next(word for word in command if word in ("sbatch", "squeue", "scontrol"))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
-        )
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
+            env=environment,
+        )  # fmt: skip
     except FileNotFoundError:
-        raise UserError(where, f"no {command[0]}", "Slurm", "use a login node") from None
+        raise UserError(program, "no such program", "Slurm", "use a login node") from None
     except subprocess.TimeoutExpired:
         raise UserError(
-            where, f"no answer in {_PATIENCE_S} s", "one", "look at scontrol ping"
+            program, f"no answer in {_PATIENCE_S} s", "one", "look at scontrol ping"
         ) from None
+    if done.returncode == 127:  # a shell's word for a missing program
+        raise UserError(program, "no such program", "Slurm", "use a login node")
     if done.returncode:
-        said = [line.removeprefix(f"{command[0]}: error: ") for line in done.stderr.splitlines()]
-        raise UserError(where, "; ".join(said) or "no reason", "Slurm's yes", "change the options")
+        said = [line.replace(f"{program}: error: ", "") for line in done.stderr.splitlines()]
+        raise UserError(
+            program, "; ".join(said) or f"code {done.returncode}", "Slurm's yes",
+            "change the options of the job",
+        )  # fmt: skip
     return done.stdout

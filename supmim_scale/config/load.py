@@ -54,10 +54,22 @@ def find_recipe(recipe: str) -> Path:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked recipe. Raises `UserError` for anything unknown, mistyped or inconsistent."""
     path = find_recipe(recipe)
+    tree = read_yaml(path)
+    for override in overrides:
+        _override(tree, override)
+    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
+    require_consistent(config)
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Raises `UserError` for anything else, a key given twice included."""
     try:
         loader = _UniqueKeyLoader(path.read_text())
         loader.name = str(path)
         tree = loader.get_single_data()
+    except OSError as error:
+        raise UserError(str(path), str(error), "a YAML file", "check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "mend the file") from None
@@ -65,11 +77,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(
             str(path), f"{type(tree).__name__}", "a mapping of sections", "see a recipe"
         )
-    for override in overrides:
-        _override(tree, override)
-    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
-    require_consistent(config)
-    return config
+    return tree
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

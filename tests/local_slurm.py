@@ -15,10 +15,11 @@ from pathlib import Path
 
 SBIN = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
 DAEMONS = ("munged", "slurmctld", "slurmd")
-GPUS, CPUS, MEMORY_MIB = 2, 16, 64_000  # that each node advertises
+MEMORY_MIB = 64_000  # that each node advertises
 UP_S, STOP_S = 30, 30
 REQUEUE_DELAY_S = 5  # below 5 Slurm takes 120
-_STAND_INS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+_STAND_INS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty",
+              "/dev/ptmx", "/dev/console")  # fmt: skip
 
 
 def find(daemon):
@@ -33,8 +34,9 @@ def missing():
 class LocalSlurm:
     """Started on construction; `environ` is what its commands need."""
 
-    def __init__(self, folder, nodes=2):
+    def __init__(self, folder, nodes=2, gpus=2, cpus=16):
         self.folder, self.num_nodes = Path(folder), nodes
+        self._gpus, self._cpus = gpus, cpus
         self.pids = {}
         for name in ("state", "spool", "log", "run", "munge"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ class LocalSlurm:
         self._daemon("slurmctld", "-f", self.conf, pid="slurmctld")
         for name in self.nodes:
             self.start_node(name)
-        self._wait_for_nodes()
+        self.wait_for_nodes()
 
     @property
     def nodes(self):
@@ -62,10 +64,12 @@ class LocalSlurm:
         os.kill(self.pids[f"slurmd-{name}"], 9)
 
     def command(self, *words, check=True, **environment):
-        return subprocess.run(
-            [str(word) for word in words], env={**self.environ, **environment}, check=check,
+        done = subprocess.run(
+            [str(word) for word in words], env={**self.environ, **environment}, check=False,
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
+        assert not check or done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+        return done
 
     def stop(self):
         """Jobs first: a job step that outlives the daemons would go on asking for them."""
@@ -98,7 +102,7 @@ class LocalSlurm:
             f"--seed-file={self.folder}/munge/seed", pid="munged",
         )  # fmt: skip
 
-    def _wait_for_nodes(self):
+    def wait_for_nodes(self):
         def idle():
             lines = self.command("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").stdout
             return set(lines.split()) == set(self.nodes)
@@ -130,9 +134,9 @@ class LocalSlurm:
             "AccountingStorageType=accounting_storage/none", "JobCompType=jobcomp/none",
         ]  # fmt: skip
         lines += [
-            f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} Boards=1 "
-            f"SocketsPerBoard=1 CoresPerSocket={CPUS} ThreadsPerCore=1 RealMemory={MEMORY_MIB} "
-            f"Gres=gpu:{GPUS} State=UNKNOWN"
+            f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={self._cpus} Boards=1 "
+            f"SocketsPerBoard=1 CoresPerSocket={self._cpus} ThreadsPerCore=1 "
+            f"RealMemory={MEMORY_MIB} Gres=gpu:{self._gpus} State=UNKNOWN"
             for name, port in zip(self.nodes, self._ports[1:], strict=True)
         ]
         lines += [
@@ -143,19 +147,18 @@ class LocalSlurm:
             f"PartitionName=high Nodes={nodes} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF",
         ]
         self.conf.write_text("\n".join(lines) + "\n")
-        names = f"node[1-{self.num_nodes}]"
-        devices = ",".join(self._devices())
+        names, devices = f"node[1-{self.num_nodes}]", ",".join(self._devices())
         (here / "gres.conf").write_text(f"NodeName={names} Name=gpu File={devices}\n")
         (here / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
 
     def _devices(self):
         """Character devices that stand for GPUs; nothing opens them."""
         try:
-            made = [self.folder / f"nvidia{i}" for i in range(GPUS)]
+            made = [self.folder / f"nvidia{i}" for i in range(self._gpus)]
             for path in made:
                 os.mknod(path, 0o20666, os.makedev(1, 3))
         except PermissionError:
-            return _STAND_INS[:GPUS]
+            return _STAND_INS[: self._gpus]
         return [str(path) for path in made]
 
 
@@ -173,9 +176,18 @@ def end(pid):
     for number in (15, 9):
         try:
             os.kill(pid, number)
-            wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 5)
+            wait_for(lambda: not is_alive(pid), 5)
         except (ProcessLookupError, AssertionError):
             continue
+
+
+def is_alive(pid):
+    """A dead process that nobody has asked about yet is not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_for(is_so, seconds, every=0.1):

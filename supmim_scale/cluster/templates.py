@@ -1,0 +1,86 @@
+"""Batch scripts of `slurm/`: found, asked what they would run, written with other options."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from supmim_scale.errors import UserError, did_you_mean
+
+SHARED = ("site", "job")  # sourced by the others
+_DIRECTIVE = re.compile(r"^#SBATCH --([\w-]+)(?:=(.*))?$", re.MULTILINE)
+
+
+def find_template(name: str) -> Path:
+    """Path of `slurm/NAME.sh` in the checkout or the installation."""
+    checkout, installed = (
+        Path(__file__).resolve().parents[2],
+        Path(sys.prefix, "share/supmim_scale"),
+    )
+    folders = [root / "slurm" for root in (checkout, installed)]
+    for folder in folders:
+        if (folder / f"{name}.sh").is_file() and name not in SHARED:
+            return folder / f"{name}.sh"
+    known = {path.stem for folder in folders for path in folder.glob("*.sh")} - set(SHARED)
+    raise UserError("template", f"no slurm/{name}.sh", "a template", did_you_mean(name, known))
+
+
+def home_of(template: Path) -> Path:
+    """The folder that holds `slurm/`: SUPMIM_HOME of its jobs."""
+    return template.parent.parent
+
+
+def options_of(text: str) -> dict[str, str]:
+    """The options of a script's head; an option without a value is ''."""
+    return {name: value or "" for name, value in _DIRECTIVE.findall(text)}
+
+
+def rendered(text: str, options: Mapping[str, str]) -> str:
+    """The script with these options in its head, in place of its own or after them."""
+    left = dict(options)
+
+    def replaced(found: re.Match[str]) -> str:
+        name = found.group(1)
+        return directive(name, left.pop(name)) if name in left else found.group(0)
+
+    text = _DIRECTIVE.sub(replaced, text)
+    last = list(_DIRECTIVE.finditer(text))[-1].end()
+    added = "".join("\n" + directive(name, value) for name, value in left.items())
+    return text[:last] + added + text[last:]
+
+
+def directive(name: str, value: str) -> str:
+    """A line of a script's head."""
+    return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
+
+
+def training_words(template: Path, arguments: Sequence[str]) -> list[str]:
+    """Recipe and overrides that a training template would pass on, the site's folders among
+    them; the template itself is asked."""
+    return _asked(["bash", str(template), "--words", *arguments], template).splitlines()
+
+
+def site_setting(name: str, template: Path) -> str:
+    """A variable as `slurm/site.sh` leaves it."""
+    script = 'source "$1/slurm/site.sh" >&2; printf %s "${!2}"'
+    return _asked(["bash", "-c", script, "site", str(home_of(template)), name], template)
+
+
+def with_site(template: Path, command: Sequence[str]) -> list[str]:
+    """A command that is run with the site's settings, sbatch's own among them."""
+    script = 'source "$1/slurm/site.sh" >&2; shift; exec "$@"'
+    return ["bash", "-c", script, "site", str(home_of(template)), *command]
+
+
+def _asked(command: list[str], template: Path) -> str:
+    from supmim_scale.cluster.slurm import without_job
+
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env={**without_job(), "SUPMIM_HOME": str(home_of(template))},
+    )  # fmt: skip
+    if done.returncode:
+        words = " ".join(done.stderr.split())
+        raise UserError(str(template), words, "an answer", "look at slurm/site.sh")
+    return done.stdout

@@ -1,0 +1,114 @@
+"""Told to go, requeued, and gone on: the losses are those of the run that nobody disturbed.
+
+A rank is held still before Slurm is asked to disturb the run, so that the run cannot be over
+first; Slurm continues it with the signal that it sends.
+"""
+
+import os
+import signal
+
+import pytest
+from conftest import ROOT, command
+from slurm_fixture import curve, rows, settled, wait_for
+
+RECIPE = ["optim.steps=24", "checkpoint.every=4"]
+
+
+@pytest.fixture(scope="module")
+def calm(shards, tmp_path_factory):
+    """The undisturbed run on as many ranks."""
+    from conftest import SMALL
+
+    run_dir = tmp_path_factory.mktemp("calm") / "run"
+    command("train", "smoke", *SMALL, "log.every=1", *RECIPE, "--ranks", 2,
+            f"input.root={shards}", f"log.run_dir={run_dir}")  # fmt: skip
+    return curve(run_dir)
+
+
+def held(jobs, job, step=3):
+    """The run after some steps, one of its ranks held still; returns the last step done."""
+    jobs.wait_for_step(step)
+    os.kill(jobs.ranks()[1], signal.SIGSTOP)
+    wait_for(lambda: jobs.facts(job)["JobState"] == "RUNNING", 5)
+    return jobs.steps_done()
+
+
+def assert_went_on(jobs, job, calm):
+    """Requeued once, finished, the same losses, and not one step done twice."""
+    facts = jobs.end_of(job)
+    assert facts["JobState"] == "COMPLETED", jobs.log(job)
+    assert facts["Restarts"] == "1", jobs.log(job)
+    assert curve(jobs.runs / "run") == calm
+    assert "restart 0: srun ended with 75" in jobs.log(job)
+    assert f"job {job}, restart 1: on" in jobs.log(job)
+    first, second = rows(jobs.runs / "run", "start")
+    assert (first["restart"], second["restart"]) == (0, 1)
+    assert f"stopped after step {second['steps_done']} (" in jobs.log(job)  # zero steps lost
+
+
+def test_an_administrators_requeue(jobs, calm):
+    job = jobs.train(*RECIPE)
+    held(jobs, job)
+    jobs.slurm.command("scontrol", "requeue", job)
+    assert_went_on(jobs, job, calm)
+    assert "(SIGTERM), saved" in jobs.log(job)
+
+
+def test_the_warning_of_the_time_limit(jobs, calm):
+    """Slurm looks every 30 s and warns up to 60 s early: of a minute, after 29 s at least."""
+    job = jobs.train(*RECIPE, options=["--time=1", "--signal=USR1@1"])
+    held(jobs, job)
+    wait_for(lambda: "(SIGUSR1), saved" in jobs.log(job), 90)
+    jobs.slurm.command("scontrol", "update", f"JobId={job}", "TimeLimit=30", check=False)
+    assert_went_on(jobs, job, calm)
+    assert f"job {job}, restart 0: requeued" in jobs.log(job)
+
+
+@pytest.mark.parametrize("partition", ["low", "grace"])
+def test_a_job_of_higher_priority(jobs, calm, partition):
+    """`low` requeues at once; of `grace` Slurm would end the job for good if it ends in time."""
+    job = jobs.train(*RECIPE, options=[f"--partition={partition}", "--exclusive"])
+    held(jobs, job)
+    jobs.sbatch("--partition=high", "--nodes=2", "--exclusive", "--job-name=high",
+                "--wrap=sleep 3")  # fmt: skip
+    assert_went_on(jobs, job, calm)
+
+
+def test_a_cancelled_job_is_not_requeued(jobs):
+    job = jobs.train(*RECIPE)
+    held(jobs, job)
+    jobs.slurm.command("scancel", job)
+    facts = jobs.end_of(job)
+    settled()
+    assert (jobs.facts(job)["JobState"], facts["Restarts"]) == ("CANCELLED", "0"), jobs.log(job)
+    assert "requeued" not in jobs.log(job)
+    last = jobs.steps_done()
+    assert (jobs.runs / "run/stopped").read_text() == f"after step {last} (SIGTERM), saved\n"
+
+
+def test_requeues_without_progress_come_to_an_end(jobs):
+    """Checkpoints cannot be written, so that every start does the same step again."""
+    (jobs.runs / "run").mkdir(parents=True)
+    (jobs.runs / "run/checkpoints").write_text("in the way")
+    job = jobs.train(*RECIPE, "checkpoint.on_failure=continue", "checkpoint.time_budget_s=0.01",
+                     tasks=1, SUPMIM_IDLE_REQUEUES="2")  # fmt: skip
+    facts = jobs.end_of(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "1"), jobs.log(job)
+    assert "NOT saved" in jobs.log(job)
+    assert "2 requeues without a new checkpoint: not requeued" in jobs.log(job)
+
+
+def test_an_element_of_an_array_is_requeued_alone(jobs):
+    """The last element: its own job id is the array's."""
+    lines = [f"{name}\t" + "\t".join([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own])
+             for name, own in (("a", []), ("b", ["checkpoint.time_budget_s=0.01"]))]  # fmt: skip
+    jobs.runs.mkdir()
+    (jobs.runs / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    array = jobs.sbatch(
+        "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=3",
+        "--array=0-1", str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
+    )  # fmt: skip
+    facts = [jobs.end_of(f"{array}_{element}") for element in (0, 1)]
+    assert [one["JobState"] for one in facts] == ["COMPLETED", "COMPLETED"], jobs.log(array)
+    assert [one["Restarts"] for one in facts] == ["0", "1"], jobs.log(array)
+    assert [row["steps_done"] for row in rows(jobs.runs / "b", "start")] == [0, 1]

@@ -1,0 +1,158 @@
+"""A study as a job array on a real Slurm; submission that refuses what cannot work."""
+
+import csv
+
+import pytest
+import yaml
+from conftest import ROOT, assert_refused
+from slurm_fixture import assert_one_line, rows
+
+SHAPE = ["--sbatch=--ntasks-per-node=1", "--sbatch=--cpus-per-task=3", "--gpus-per-node=0"]
+
+
+@pytest.fixture
+def study(jobs):
+    """Six runs of which the fifth starts from weights that are not there yet."""
+    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
+    runs = {f"seed{i}": {"seed": i} for i in range(6)}
+    runs["seed4"]["model.init_from"] = str(jobs.folder / "weights.safetensors")
+    tree = {"name": "seeds", "recipe": "smoke", "runs": runs,
+            "overrides": {**pairs, "optim.steps": 3}}  # fmt: skip
+    path = jobs.folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
+    said = jobs.command("study", "submit", study, "--limit", 2, *SHAPE).stdout
+    array, fit = said.split("job array ")[1].split(":")[0], said.split("then job ")[1].split()[0]
+    assert "6 of 6 runs, 2 side by side" in said
+    assert jobs.facts(array)["ArrayTaskThrottle"] == "2"
+    states = [jobs.end_of(f"{array}_{i}")["JobState"] for i in range(6)]
+    assert states == ["COMPLETED"] * 4 + ["FAILED", "COMPLETED"]
+    assert jobs.end_of(fit)["JobState"] == "COMPLETED", jobs.log(fit)
+    folder = jobs.runs / "seeds"
+    assert "left out: seed4, FAILED" in jobs.log(fit)
+    with open(folder / "runs.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["run"] for row in table] == ["seed0", "seed1", "seed2", "seed3", "seed5"]
+    assert [row["set:seed"] for row in table] == ["0", "1", "2", "3", "5"]
+    assert all(int(row["images_seen"]) == 24 for row in table)
+
+    lines = jobs.command("jobs", folder).stdout.splitlines()
+    failed = next(place for place, line in enumerate(lines) if line.startswith("seed4"))
+    assert "FAILED" in lines[failed]
+    assert "error: " in lines[failed + 1]
+    assert "weights.safetensors" in lines[failed + 1]
+    assert sum("COMPLETED" in line for line in lines) == 5
+    assert "3/3" in lines[1]
+
+    again = jobs.command("study", "submit", study, *SHAPE, check=False)
+    assert_refused(again, "submitted before", "study resume")
+    (jobs.folder / "weights.safetensors").write_bytes(
+        next((folder / "seed0/weights").glob("*.safetensors")).read_bytes()
+    )
+    said = jobs.command("study", "resume", study, *SHAPE).stdout
+    second = said.split("job array ")[1].split(":")[0]
+    assert "1 of 6 runs" in said
+    assert jobs.end_of(f"{second}_4")["JobState"] == "COMPLETED", jobs.log(second)
+    assert len(rows(folder / "seed0", "start")) == 1
+    assert "every run is over" in jobs.command("study", "resume", study, *SHAPE).stdout
+    assert jobs.command("jobs", folder).stdout.count("COMPLETED") == 6
+
+
+def test_a_recipe_is_submitted_as_it_is_shown(jobs):
+    words = ["submit", *jobs.smoke, "optim.steps=2", "--nodes", 2, "--gpus-per-node=1",
+             "--sbatch=--cpus-per-task=3"]  # fmt: skip
+    shown = jobs.command(*words, "--dry-run").stdout
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=1" in shown
+    assert not jobs.runs.exists()
+    said = jobs.command(*words).stdout
+    job = said.split()[1].rstrip(",")
+    table = jobs.command("jobs").stdout
+    assert job in table
+    assert jobs.end_of(job)["JobState"] == "COMPLETED", jobs.log(job)
+    (run,) = jobs.runs.iterdir()
+    named = shown.split("--job-name=")[1].split("\n")[0]  # after the second it was shown in
+    script = shown.partition("\n")[2].replace(named, run.name)
+    assert (run / "job.sh").read_text() == script
+    assert "2/2" in jobs.command("jobs").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["vitl61_in21k"], ["recipe", "vitl16_in21k"]),
+        (["smoke", "optim.lr=fast"], ["optim.lr"]),
+        (["smoke", "input.root=/nowhere"], ["input.root", "no folder /nowhere"]),
+        (["smoke", "--gpus-per-node=8"], ["sbatch", "Requested node configuration"]),
+        (["smoke", "--sbatch=--cpus-per-task=1"], ["--cpus-per-task", "input.threads"]),
+        (["smoke", "--sbatch=--ntasks-per-node=3"], ["--ntasks-per-node", "a task a GPU"]),
+        (["smoke", "--nodes=3", "--gpus-per-node=1"], ["global_batch"]),
+        (["smoke", "--sbatch=-p high"], ["--sbatch", "--name=value"]),
+        (["smoke", "--sbatch=--partition=nowhere"], ["sbatch", "partition"]),
+        (["smoke", "log.run_dir=/proc/run"], ["run folder"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_is_queued(jobs, words, expected):
+    own = [word for word in jobs.smoke[1:] if not word.startswith(("engine.device", "input.root"))]
+    data = [] if any("input.root" in w for w in words) else [f"input.root={jobs.shards}"]
+    defaults = ["--nodes=1", "--gpus-per-node=2", "--sbatch=--cpus-per-task=3"]
+    done = jobs.command("submit", words[0], *own, *data, *defaults, *words[1:], check=False)
+    assert_refused(done, *expected)
+    assert jobs.slurm.command("squeue", "-h").stdout == ""
+
+
+STUDY = {"name": "s", "recipe": "smoke", "grid": {"seed": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"grids": 1}, ["grids", "did you mean grid"]),
+        ({"runs": {"a": {}}}, ["both grid and runs"]),
+        ({"grid": {}}, ["neither grid nor runs"]),
+        ({"grid": {"seed": 1}}, ["key: [value, ...]"]),
+        ({"grid": {"seed": [1, 1]}}, ["seed1", "two runs"]),
+        ({"grid": {"model.width": [33]}}, ["run width33", "model.heads"]),
+        ({"recipe": "smog"}, ["recipe", "smoke"]),
+        ({"name": "../up"}, ["../up", "a name that no folder can have"]),
+        ({"overrides": ["x"]}, ["overrides", "key: value"]),
+        ({"overrides": {"data.name": "a\tb"}}, ["no tab or line break"]),
+    ],
+)
+def test_a_wrong_study_is_one_line(tmp_path, change, expected):
+    from conftest import command
+
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | change))
+    done = command("study", "plan", tmp_path / "study.yaml", check=False)
+    assert_refused(done, *expected)
+
+
+def test_a_study_runs_on_a_laptop_and_goes_on_where_it_was(shards, tmp_path):
+    from conftest import SMALL, command
+
+    pairs = dict(word.split("=", 1) for word in SMALL)
+    grid = {"seed": [0], "mim.weight": [0, 1.0]}
+    tree = STUDY | {"grid": grid, "overrides": {**pairs, "input.root": str(shards)}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    words = ["study", "run", tmp_path / "study.yaml", "--ranks", 1]
+    said = command(*words, SUPMIM_RUNS=str(tmp_path)).stdout
+    assert "[2/2] seed0_weight1.0: NOT STARTED" in said
+    said = command(*words, SUPMIM_RUNS=str(tmp_path)).stdout
+    assert "[2/2] seed0_weight1.0: COMPLETED" in said
+    assert "step" not in said
+    command("study", "collect", tmp_path / "s")
+    with open(tmp_path / "s/runs.csv") as file:
+        assert [row["set:mim.weight"] for row in csv.DictReader(file)] == ["0", "1.0"]
+
+
+def test_an_array_longer_than_its_manifest_says_so(jobs):
+    jobs.runs.mkdir()
+    (jobs.runs / "manifest.tsv").write_text("a\tsmoke\n")
+    job = jobs.sbatch(
+        "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--array=3",
+        str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
+    )  # fmt: skip
+    assert jobs.end_of(f"{job}_3")["ExitCode"] == "2:0"
+    assert_one_line(jobs.log(job), "no line for element 3")
