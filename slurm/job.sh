@@ -4,12 +4,15 @@
 # a variable holds, and with it any command substitution in it.
 # shellcheck shell=bash disable=SC2034,SC2154 # templates read what is set here, site.sh sets the rest
 
-script=$0
-job=${SLURM_JOB_ID:-}
-# An element's own id may be that of its whole array.
-[[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
-srun_options=(--kill-on-bad-exit=1 --cpu-bind=cores "${site_srun_options[@]}")
-command=() run='' code=0
+script=$0 job='' run='' code=0 command=()
+# Ranks are dealt out in blocks, a node after the other.
+srun_options=(--kill-on-bad-exit=1 --cpu-bind=cores --distribution=block "${site_srun_options[@]}")
+# Only the batch script that Slurm itself started is a job: not a shell inside some other job.
+if [[ ${SLURM_TASK_PID:-} == "$$" ]]; then
+  job=$SLURM_JOB_ID
+  # An element's own id may be that of its whole array.
+  [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
+fi
 
 fail() {
   echo "error: $*" >&2
@@ -31,7 +34,8 @@ training_job() {
     recipe=$1
     shift
   fi
-  run=$SUPMIM_RUNS/${SLURM_JOB_NAME:-$(basename "$script" .sh)}_${job:-$(date +%Y%m%d_%H%M%S)}
+  run=$SUPMIM_RUNS/$(basename "$script" .sh)_$(date +%Y%m%d_%H%M%S)
+  [[ -z $job ]] || run=$SUPMIM_RUNS/${SLURM_JOB_NAME}_$job
   words=("$recipe" "${words[@]}" log.run_dir="$run" "$@")
   for word in "${words[@]}"; do
     [[ $word != log.run_dir=* ]] || run=${word#*=}
@@ -40,22 +44,24 @@ training_job() {
   command=("$SUPMIM_PYTHON" -m supmim_scale train "${words[@]}")
   [[ $mode != --here ]] || exec "${command[@]}" --ranks "$(gpus_here)"
   begin_job
+  begin_run
 }
 
 # study_job MANIFEST: the run of this array element, a line of the manifest.
 study_job() {
   local manifest=${1:-} words=() fix="start with: supmim-scale study submit STUDY.yaml"
-  [[ $manifest != --here ]] || exec "$SUPMIM_PYTHON" -m supmim_scale study run "${2:-}"
-  [[ -n $manifest ]] || fail "$script: found no manifest; expected a study's manifest.tsv; $fix"
-  if [[ -n $job ]]; then
-    [[ -r $manifest ]] || fail "$script: found no file $manifest; expected a study's manifest.tsv; $fix"
-    [[ ${SLURM_ARRAY_TASK_ID:-} =~ ^[0-9]+$ ]] || fail "$script: found no array; expected one; $fix"
-    IFS=$'\t' read -r -a words < <(sed -n "$((10#$SLURM_ARRAY_TASK_ID + 1))p" "$manifest") || true
-    [[ ${#words[@]} -gt 1 ]] || fail "$manifest: found no line for element $SLURM_ARRAY_TASK_ID; expected one a run; $fix"
-    run=$(dirname "$manifest")/${words[0]}
+  if [[ $manifest == --here ]]; then
+    exec "$SUPMIM_PYTHON" -m supmim_scale study run --ranks "$(gpus_here)" "${@:2}"
   fi
-  command=("$SUPMIM_PYTHON" -m supmim_scale train "${words[@]:1}" log.run_dir="$run")
+  command=("$SUPMIM_PYTHON" -m supmim_scale train 'RECIPE AND OVERRIDES OF A LINE OF THE MANIFEST')
   begin_job
+  [[ -r $manifest ]] || fail "$script: found no file '$manifest'; expected a study's manifest.tsv; $fix"
+  [[ ${SLURM_ARRAY_TASK_ID:-} =~ ^[0-9]+$ ]] || fail "$script: found no array; expected one; $fix"
+  IFS=$'\t' read -r -a words < <(sed -n "$((10#$SLURM_ARRAY_TASK_ID + 1))p" "$manifest") || true
+  [[ ${#words[@]} -gt 1 ]] || fail "$manifest: found no line for element $SLURM_ARRAY_TASK_ID; expected one a run; $fix"
+  run=$(dirname "$manifest")/${words[0]}
+  command=("$SUPMIM_PYTHON" -m supmim_scale train "${words[@]:1}" log.run_dir="$run")
+  begin_run
 }
 
 # plain_job WORD ...: a command that is no training.
@@ -78,55 +84,88 @@ begin_job() {
     echo "to run it on this machine: bash $script --here ..."
     exit 0
   fi
+  [ "$SUPMIM_IDLE_STARTS" -gt 0 ] 2>/dev/null ||
+    fail "SUPMIM_IDLE_STARTS: found '$SUPMIM_IDLE_STARTS'; expected a whole number above 0; set it in slurm/site.sh"
+  [[ $SUPMIM_REQUEUE_CRASHED =~ ^(yes|no)$ ]] ||
+    fail "SUPMIM_REQUEUE_CRASHED: found '$SUPMIM_REQUEUE_CRASHED'; expected yes or no; set it in slurm/site.sh"
+  [[ ${#site_srun_options[@]} -gt 0 || -x $SUPMIM_PYTHON ]] ||
+    fail "SUPMIM_PYTHON: found no program $SUPMIM_PYTHON; expected a Python with supmim_scale; set it in slurm/site.sh"
   # sbatch sets the first, srun since 22.05 reads the second.
-  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
-  export PYTHONUNBUFFERED=1
-  export_address
-  trap : TERM # srun passes it to the ranks, which save; this shell looks at what they left
-  before=$(saved_step)
-  say "on $SLURM_JOB_NODELIST, last checkpoint $before"
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} PYTHONUNBUFFERED=1
+  trap : TERM USR1 # the ranks get them too and save; this shell looks at what they left
+  say "on $SLURM_JOB_NODELIST"
 }
 
-# The job's first node, for all tasks: a container has no scontrol. By name where that resolves.
-export_address() {
-  local first line
-  [[ -z ${MASTER_ADDR:-} ]] || return 0
-  read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  if ! getent hosts "$first" >/dev/null; then
-    line=$(scontrol show node "$first")
-    [[ $line =~ NodeAddr=([^[:space:]]+) ]] && first=${BASH_REMATCH[1]}
+# What a run needs beside: an address to meet at, and a note of this start in its folder.
+begin_run() {
+  local last='' idle=0 problem log
+  export_address
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
+  before=$(saved_step)
+  if [[ ${SLURM_RESTART_COUNT:-0} != 0 && -f $run/starts ]]; then
+    read -r last idle <"$run/starts" || true
+    [[ $idle =~ ^[0-9]{1,4}$ ]] || idle=0
+    if [[ $last == "$before" ]]; then idle=$((10#$idle + 1)); else idle=0; fi
   fi
-  export MASTER_ADDR=$first
+  log=$(scontrol show job "$job" | sed -n 's/^ *StdOut=//p')
+  problem=$({
+    mkdir -p "$run" && rm -f "$run/stopped" &&
+      echo "$before $idle" >"$run/starts" && printf '%s\t%s\n' "$job" "$log" >>"$run/jobs.tsv"
+  } 2>&1) || fail "log.run_dir: found $problem; expected a writable folder; set log.run_dir=FOLDER"
+  say "run $run, last checkpoint $before"
+  if ! [ "$idle" -lt "$SUPMIM_IDLE_STARTS" ]; then
+    say "$idle starts without a new checkpoint: not started again"
+    exit 1
+  fi
+}
+
+# The job's first node, for all tasks, for a container has no scontrol: by name where that
+# resolves, else the address that Slurm itself uses. Nothing is inherited from the submitting shell.
+export_address() {
+  local first='' line
+  unset RANK WORLD_SIZE LOCAL_RANK MASTER_PORT
+  read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST") ||
+    fail "scontrol show hostnames: found nothing; expected the nodes $SLURM_JOB_NODELIST; look at scontrol ping"
+  if ! getent hosts "$first" >/dev/null; then
+    line=$(scontrol show node "$first") || line=''
+    [[ ! $line =~ NodeAddr=([^[:space:]]+) ]] || first=${BASH_REMATCH[1]}
+  fi
+  export MASTER_ADDR=${SUPMIM_MASTER_ADDR:-$first}
 }
 
 # end_job CODE: requeue a run that stopped and saved; else end with the code of its ranks.
+#
+# srun's code is its highest task's, so that it alone proves nothing: RUN/stopped does.
 end_job() {
-  local code=$1 state after idle=0 line
-  state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null) || state=unknown
+  local code=$1 after state
+  [[ $code != 0 ]] || { say "done" && exit 0; }
+  [[ -n $run ]] || { say "ended with $code" && exit "$code"; }
   after=$(saved_step)
-  say "srun ended with $code, job $state, last checkpoint $after"
-  [[ $code != 0 ]] || exit 0
+  say "srun ended with $code, last checkpoint $after"
+  if [[ ! -f $run/stopped ]]; then
+    [[ $code != 2 ]] || { say "not requeued: a mistake, see the line above" && exit 2; }
+    [[ $SUPMIM_REQUEUE_CRASHED == yes ]] ||
+      { say "not requeued: the run did not stop in order (SUPMIM_REQUEUE_CRASHED=no)" && exit "$code"; }
+    [[ $after != "$before" ]] || { say "not requeued: crashed before a checkpoint" && exit "$code"; }
+  fi
   # Cancelled, or already being requeued by Slurm: not ours to decide.
-  [[ $state == RUNNING ]] || exit "$code"
-  if [[ $code == 75 ]]; then
-    [[ -f $run/stopped ]] || exit "$code"
-  else
-    [[ $code != 2 && $SUPMIM_REQUEUE_CRASHED == yes && $after != "$before" ]] || exit "$code"
-  fi
-  if [[ $after == "$before" ]]; then
-    line=$(cat "$run/idle_requeues" 2>/dev/null) || line=0
-    [[ $line =~ ^[0-9]{1,4}$ ]] || line=0
-    idle=$((10#$line + 1))
-  fi
-  echo "$idle" >"$run/idle_requeues"
-  if ! [ "$idle" -lt "$SUPMIM_IDLE_REQUEUES" ]; then
-    say "$idle requeues without a new checkpoint: not requeued"
-    exit 1
-  fi
+  state=$(patiently squeue --noheader --jobs="$job" --format=%T) || state=unknown
+  [[ $state == RUNNING ]] || { say "not requeued here: the job is ${state:-gone}" && exit "$code"; }
+  patiently scontrol requeue "$job" || { say "not requeued: Slurm refused" && exit "$code"; }
   say "requeued"
-  scontrol requeue "$job" || exit "$code"
-  exec sleep 120 # Slurm ends it
+  sleep 120 & # Slurm ends this script
+  wait $! || true
+  exit "$code"
+}
+
+# A command of Slurm's, tried for two minutes: its controller may be busy.
+patiently() {
+  local try
+  for try in 1 2 3 4 5 6 7 8; do
+    if timeout 30 env -u SQUEUE_STATES -u SQUEUE_PARTITION -u SQUEUE_USERS "$@"; then return 0; fi
+    [[ $try == 8 ]] || sleep "${SUPMIM_RETRY_S:-15}"
+  done
+  return 1
 }
 
 # The name of the run's last whole checkpoint.
@@ -138,5 +177,5 @@ saved_step() {
 gpus_here() {
   local count=0
   ! command -v nvidia-smi >/dev/null || count=$(nvidia-smi --list-gpus | wc -l)
-  [[ $count -gt 0 ]] && echo "$count" || echo 2
+  if [ "$count" -gt 0 ]; then echo "$count"; else echo 2; fi
 }

@@ -16,15 +16,18 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x_%j.log
 set -euo pipefail
-SUPMIM_HOME=${SUPMIM_HOME:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}}
-[[ -f $SUPMIM_HOME/slurm/site.sh ]] || {
-  echo "error: found no slurm/site.sh in $SUPMIM_HOME; submit from the checkout or export SUPMIM_HOME" >&2
+# Slurm runs a copy of this file: the checkout is then where sbatch was called.
+here=$(cd "$(dirname "$0")/.." && pwd)
+[[ -f $here/slurm/site.sh ]] || here=${SUPMIM_HOME:-${SLURM_SUBMIT_DIR:-$here}}
+[[ -f $here/slurm/site.sh ]] || {
+  echo "error: found no slurm/site.sh in $here; expected the checkout; submit from it or export SUPMIM_HOME" >&2
   exit 2
 }
+SUPMIM_HOME=$here
 # shellcheck source=slurm/site.sh
-source "$SUPMIM_HOME/slurm/site.sh"
+set +u; source "$here/slurm/site.sh" >&2; set -u # modules read unset variables, and talk
 # shellcheck source=slurm/job.sh
-source "$SUPMIM_HOME/slurm/job.sh"
+source "$here/slurm/job.sh"
 
 training_job vitb14_in1k "$SUPMIM_DATA/imagenet-1k" "$@"
 srun "${srun_options[@]}" "${command[@]}" || code=$?

@@ -124,7 +124,7 @@ def _train(arguments: argparse.Namespace) -> int:
     stopper.budget_s = config.checkpoint.time_budget_s
     require_shape(config)
     world, run_dir = join_world(config.engine.device), _run_dir(arguments, config.log.run_dir)
-    if world.world_size > 1:
+    if world.world_size > 1 or world.launcher == "srun":
         line = inspect_nodes(world, Path(config.input.root), run_dir)
         if world.is_main:
             print(f"preflight: {line}", flush=True)

@@ -15,6 +15,10 @@ def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.Argument
     submit.add_argument("recipe", help="a packaged recipe's name, or a .yaml file")
     submit.add_argument("overrides", nargs="*", metavar="key=value")
     submit.add_argument("--nodes", type=int, help="default: the template's")
+    submit.add_argument(
+        "--allow-drift", action="append", default=[], metavar="KEY",
+        help="a recipe key that may differ from the checkpoint's, where a run goes on",
+    )  # fmt: skip
     _add_options(submit)
     submit.set_defaults(run=_submit)
 
@@ -35,6 +39,10 @@ def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.Argument
         parser.add_argument("study", type=Path, help="the study's YAML file")
         parser.add_argument("--limit", type=int, default=4, help="runs side by side")
         parser.add_argument("--nodes", type=int, help="of each run; default: the template's")
+        parser.add_argument(
+            "--fit-sbatch", action="append", default=[], metavar="--NAME=VALUE",
+            help="an option of sbatch for the job after the array, a CPU partition say",
+        )  # fmt: skip
         _add_options(parser)
         parser.set_defaults(run=_study_submit, command=name)
     run = parts.add_parser("run", help="train a study's runs on this machine, one after another")
@@ -53,6 +61,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="any other option of sbatch, as --sbatch=--time=4:00:00; can be given again",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    parser.add_argument(
+        "--unchecked-data", action="store_true", help="the nodes alone see the data folder"
+    )
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, str]:
@@ -71,7 +82,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, str]:
 def _submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.submission import training_job
 
-    job = training_job(arguments.recipe, arguments.overrides, _options(arguments))
+    job = training_job(
+        arguments.recipe, arguments.overrides, _options(arguments),
+        drift=arguments.allow_drift, checks_data=not arguments.unchecked_data,
+    )  # fmt: skip
     if arguments.dry_run:
         print(job.text(), end="")
         return EXIT_DONE
@@ -109,23 +123,26 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _study_submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.study import load_study, require_begun, write_manifest
     from supmim_scale.cluster.study_jobs import study_jobs
+    from supmim_scale.cluster.submission import parse_options
 
     study = load_study(arguments.study)
     folder = _runs_folder() / study.name
     require_begun(folder, arguments.command == "resume")
-    jobs = study_jobs(folder, study, arguments.limit, _options(arguments))
+    jobs = study_jobs(
+        folder, study, arguments.limit, _options(arguments), parse_options(arguments.fit_sbatch),
+        checks_data=not arguments.unchecked_data,
+    )  # fmt: skip
     if jobs is None:
         print(f"{study.name}: every run is over or queued")
         return EXIT_DONE
     if arguments.dry_run:
         print(jobs.text(), end="")
         return EXIT_DONE
+    jobs.require_acceptable()
     write_manifest(study, folder)
-    array, after = jobs.submit()
-    print(
-        f"job array {array}: {len(jobs.elements)} of {len(study.runs)} runs, {jobs.limit} side by "
-        f"side; then job {after}\nlook at them: supmim-scale jobs {folder}"
-    )
+    array, runs = jobs.submit_array(), f"{len(jobs.elements)} of {len(study.runs)} runs"
+    print(f"job array {array}: {runs}, {jobs.limit} side by side", flush=True)
+    print(f"then job {jobs.submit_fit(array)}\nlook at them: supmim-scale jobs {folder}")
     return EXIT_DONE
 
 

@@ -134,8 +134,16 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from supmim_scale.config import load_config
+    from supmim_scale.data.readers.folder_reader import class_names
 
     config = load_config(arguments.recipe, arguments.overrides)
+    if config.data.classes is None:  # ids are then the places of the folders' names
+        train, val = (set(class_names(arguments.images / split)) for split in _SPLITS)
+        if train != val:
+            raise UserError(
+                str(arguments.images), f"class {min(train ^ val)} in one of train and val alone",
+                "the same class folders in both", "set data.classes to a list of all names",
+            )  # fmt: skip
     for split in _chosen(arguments):
         _pack(argparse.Namespace(
             source=arguments.images / split, out=Path(config.input.root) / split, reader=None,

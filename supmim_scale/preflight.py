@@ -2,11 +2,15 @@
 
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
+import sys
+import threading
 import time
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -16,11 +20,13 @@ from supmim_scale import __version__
 from supmim_scale.cluster.allocation import node_name, read_allocation, require_geometry
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.engine.world import World
-from supmim_scale.errors import UserError
+from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.provenance import versions
 from supmim_scale.units import si
 
-_SHARED_WITHIN_S = 30  # network file systems show new files late: NFS after up to 60 s by default
+_SHARED_WITHIN_S = 90  # man nfs: directories are looked at anew after up to acdirmax, 60 s
+_ANSWER_WITHIN = timedelta(minutes=5)  # for a rank to look at itself; a dead mount never answers
+_NVIDIA_SMI_S = 60
 _SLOW = 0.5  # share of the median rate below which a rank is told
 _MATMUL = {"cuda": 4096, "cpu": 128}
 _REDUCED_BYTES = {"cuda": 64 * 2**20, "cpu": 2**20}
@@ -39,25 +45,26 @@ def inspect_nodes(world: World, data_root: Path, run_dir: Path) -> str:
 
     Every rank multiplies matrices on its device, names its versions and looks at the data; every
     node reads and writes the run folder; then all reduce together. Raises `UserError` with the
-    nodes that cannot.
+    nodes that cannot, or that do not answer.
     """
+    nodes = world.gather(node_name())
     token = world.main_first(lambda: _leave_token(run_dir) if world.is_main else None)
     token = world.gather(token)[0]
     problem, rate = _problem_here(world, data_root, token)
-    mine = (node_name(), problem, rate, _versions())
-    nodes, problems, rates, found = zip(*world.gather(mine), strict=True)
+    _require_answers(world, nodes)
+    problems, rates, found = zip(*world.gather((problem, rate, _versions())), strict=True)
     if world.is_main and token is not None:
         token.unlink(missing_ok=True)
-    _require_none(list(nodes), list(problems))
-    require_equal_versions(list(nodes), list(found))
-    for line in slow_ranks(list(nodes), list(rates)) if world.device.type == "cuda" else []:
-        if world.is_main:
-            print(f"warning: {line}", flush=True)
-    size, seconds = _all_reduce(world)
+    _require_none(nodes, list(problems))
+    require_equal_versions(nodes, list(found))
+    if world.device.type == "cuda":
+        _warn(world, nodes, list(rates))
+    size, seconds = _all_reduce(world, nodes)
     bus = size / seconds * 2 * (world.world_size - 1) / world.world_size
+    reduced = f"; all-reduce of {si(size, 'B')} at {si(bus, 'B/s')} (bus bandwidth as nccl-tests)"
     return (
         f"{len(set(nodes))} nodes, {world.world_size} ranks: devices, versions, data, run folder "
-        f"fine; all-reduce of {si(size, 'B')} at {si(bus, 'B/s')} (bus bandwidth as nccl-tests)"
+        f"fine{reduced if world.world_size > 1 else ''}"
     )
 
 
@@ -114,21 +121,49 @@ def _device_problem(device: torch.device) -> tuple[str, float]:
         return f"{device}: {str(error).splitlines()[0]}", 0.0
     if not is_right:
         return f"{device} multiplies wrongly", rate
-    return _ecc_here() if device.type == "cuda" else "", rate
+    return "", rate
 
 
-def _ecc_here() -> str:
-    """Of this node's GPUs. A driver that does not answer is told as it is."""
+def _warn(world: World, nodes: list[str], rates: list[float]) -> None:
+    """Collective: print what does not keep a rank from training, but should be known."""
+    errors = world.gather(_ecc_here(world.device))
+    told = [f"{nodes[rank]}, rank {rank}: {line}" for rank, line in enumerate(errors) if line]
+    for line in [*slow_ranks(nodes, rates), *told] if world.is_main else []:
+        print(f"warning: {line}", flush=True)
+
+
+def _ecc_here(device: torch.device) -> str:
+    """Of this rank's GPU, or why nvidia-smi does not say."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     query = "--query-gpu=ecc.errors.uncorrected.volatile.total"
-    done = subprocess.run(
-        [program, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        return f"nvidia-smi: {' '.join(done.stdout.split()) or f'code {done.returncode}'}"
+    which = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+    try:
+        done = subprocess.run(
+            [program, which, query, "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=_NVIDIA_SMI_S,
+        )  # fmt: skip
+    except (subprocess.SubprocessError, OSError) as error:
+        return f"nvidia-smi: {error}"
     return ecc_problem(done.stdout)
+
+
+def _require_answers(world: World, nodes: list[str]) -> None:
+    """Collective. Raises `UserError`, on rank 0 with the nodes that do not answer in time."""
+    if world.world_size == 1:
+        return
+    try:
+        dist.monitored_barrier(world.control, _ANSWER_WITHIN, wait_all_ranks=True)
+    except RuntimeError as error:
+        ranks = [int(word) for word in re.findall(r"\d+", str(error).partition("Ranks")[2])]
+        late = sorted({nodes[rank] for rank in ranks if rank < len(nodes)}) or ["a node"]
+        raise UserError(
+            f"preflight, {', '.join(late)}",
+            f"no answer in {_ANSWER_WITHIN.total_seconds():.0f} s",
+            "a device, data and a run folder that answer",
+            f"look for a dead mount or GPU, or submit with --exclude={','.join(late)}",
+        ) from None
 
 
 def _data_problem(root: Path) -> str:
@@ -152,9 +187,10 @@ def _leave_token(run_dir: Path) -> Path:
 
 def _run_folder_problem(token: Path) -> str:
     """What keeps this node from the run folder that rank 0 writes in."""
-    deadline = time.monotonic() + _SHARED_WITHIN_S
-    mine = token.with_name(f"{token.name}-{node_name()}")
-    while not token.exists():
+    deadline, mine = time.monotonic() + _SHARED_WITHIN_S, token.with_suffix(f".{node_name()}")
+    if not token.parent.is_dir():
+        return f"log.run_dir: no folder {token.parent}, which rank 0 has made: not a shared one"
+    while token.name not in os.listdir(token.parent):  # asks anew where exists() remembers
         if time.monotonic() > deadline:
             return f"{token.parent} is not the folder that rank 0 writes in: not a shared one"
         time.sleep(0.5)
@@ -182,9 +218,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "supmim_scale": __version__, **versions(), **cuda}
 
 
-def _all_reduce(world: World) -> tuple[int, float]:
-    """Bytes, and the best time of three."""
-    size, times = _REDUCED_BYTES[world.device.type], []
+def _all_reduce(world: World, nodes: list[str]) -> tuple[int, float]:
+    """Collective: bytes, and the best time of three. A network that lets nothing through ends the
+    process with a line."""
+    size, times = _REDUCED_BYTES[world.device.type], list[float]()
+    watch = threading.Timer(_ANSWER_WITHIN.total_seconds(), _give_up, [world, nodes])
+    watch.daemon = True
+    watch.start()
     values = torch.zeros(size // 4, device=world.device)
     for _ in range(4):
         began = time.perf_counter()
@@ -192,4 +232,16 @@ def _all_reduce(world: World) -> tuple[int, float]:
         if values.is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
+    watch.cancel()
     return size, min(times[1:])
+
+
+def _give_up(world: World, nodes: list[str]) -> None:
+    if world.is_main:
+        print(
+            f"error: preflight: found no all-reduce among {', '.join(dict.fromkeys(nodes))} in "
+            f"{_ANSWER_WITHIN.total_seconds():.0f} s; expected one; look at the network, set "
+            "NCCL_SOCKET_IFNAME and NCCL_DEBUG=INFO",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(EXIT_USER_ERROR)  # a thread cannot end a collective

@@ -7,6 +7,7 @@ slurmd from asking systemd for a scope; `cred_expire` is how long a requeued job
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,7 @@ def missing():
 
 
 class LocalSlurm:
-    """Started on construction; `environ` is what its commands need."""
+    """`environ` is what its commands need."""
 
     def __init__(self, folder, nodes=2, gpus=2, cpus=16):
         self.folder, self.num_nodes = Path(folder), nodes
@@ -44,6 +45,8 @@ class LocalSlurm:
         self.conf = self.folder / "slurm.conf"
         self.environ = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._ports = free_ports(nodes + 1)
+
+    def start(self):
         self._write_configuration()
         self._start_munge()
         self._daemon("slurmctld", "-f", self.conf, pid="slurmctld")
@@ -163,13 +166,14 @@ class LocalSlurm:
 
 
 def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Below Linux's ephemeral range and away from our jobs' own."""
+    ports = random.sample(range(26_000, 32_000), 2 * count)
+    return [port for port in ports if is_free(port)][:count]
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def end(pid):

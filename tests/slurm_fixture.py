@@ -21,8 +21,11 @@ def started(**size):
         pytest.skip(f"no {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)")
     with tempfile.TemporaryDirectory(prefix="slurm_") as folder:
         cluster = LocalSlurm(folder, **size)
-        yield cluster
-        cluster.stop()
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 @pytest.fixture(scope="session")

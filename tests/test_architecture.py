@@ -95,6 +95,20 @@ def test_a_third_party_package_has_one_importer(package):
     assert found == OWNERS[package]
 
 
+def test_one_module_calls_slurm():
+    """Its programs stand as words of a command in no other."""
+    programs = {"sbatch", "squeue", "scontrol", "srun", "scancel"}
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List)
+        for word in node.elts
+        if isinstance(word, ast.Constant) and word.value in programs
+    }
+    assert found == {"cluster/slurm.py"}
+
+
 def test_every_room_has_its_place():
     assert {room(path) for path in FILES} == set(ORDER)
 

@@ -1,5 +1,8 @@
 """What nodes show before the first step."""
 
+import subprocess
+import sys
+
 import pytest
 from conftest import ROOT, torchrun
 
@@ -23,6 +26,15 @@ def test_the_node_that_does_not_see_the_data_is_named_on_every_rank(shards, tmp_
     assert lines[0].startswith("error: preflight, node2: found input.root: ")
     assert "--exclude=node2" in lines[0]
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_node_that_does_not_answer_is_named(tmp_path, shards):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         WORKER, tmp_path / "run", shards, "dead"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+    assert "rank 0: error: preflight, node2: found no answer in 3 s" in done.stdout
 
 
 def test_another_version_on_a_node_is_named():

@@ -6,7 +6,7 @@ Variables are those that srun sets for every task (man srun, OUTPUT ENVIRONMENT 
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from supmim_scale.cluster import slurm
@@ -45,6 +45,15 @@ class Allocation:
                 return index
         raise IndexError(rank)
 
+    def node_names(self, ranks: Iterable[int]) -> list[str]:
+        """Nodes of these ranks, sorted; by their place where there is no scontrol to name them."""
+        places = sorted({self.node_index_of(rank) for rank in ranks})
+        try:
+            names = slurm.host_names(self.node_list)
+        except UserError:
+            return [f"node {place + 1} of {self.node_list}" for place in places]
+        return [names[place] for place in places]
+
     def port(self) -> int:
         """A port of the job's own, so that two jobs on a host do not meet."""
         return _FIRST_PORT + int(self.job) % _PORTS
@@ -52,7 +61,13 @@ class Allocation:
     def first_address(self) -> str:
         """An address of the first node that this one can reach: its name if it resolves, else
         the address that Slurm itself uses."""
-        name = slurm.host_names(self.node_list)[0]
+        try:
+            name = slurm.host_names(self.node_list)[0]
+        except UserError as error:
+            raise UserError(
+                f"first node of {self.node_list}", error.found, "scontrol, to name it",
+                "export MASTER_ADDR=FIRST_NODE, as the templates do",
+            ) from None  # fmt: skip
         try:
             socket.getaddrinfo(name, None)
         except socket.gaierror:
@@ -83,10 +98,11 @@ def require_geometry(given: Allocation, threads: int, use_gpus: bool, visible_gp
     """Raise where a job's shape cannot feed its GPUs: `threads` decode for every rank, and
     `visible_gpus` is what this task sees of its node's.
 
-    The shape is alike on all ranks; what a task sees is its own (`RankError`).
+    What is wrong is a node's own (`RankError`), and its first task says it for the node.
     """
+    kind = RankError if given.local_rank == 0 else UserError
     if use_gpus and given.gpus_on_node and given.tasks_on_node != given.gpus_on_node:
-        raise UserError(
+        raise kind(
             f"--ntasks-per-node on {node_name()}",
             f"{given.tasks_on_node} tasks and {given.gpus_on_node} GPUs",
             "a task a GPU",
@@ -94,7 +110,7 @@ def require_geometry(given: Allocation, threads: int, use_gpus: bool, visible_gp
         )
     require_cpus(given.cpus_per_task, threads)
     if use_gpus and given.gpus_on_node and not visible_gpus:
-        raise RankError(
+        raise kind(
             f"{node_name()}, rank {given.rank}",
             f"no GPU that torch can use; Slurm gave the node {given.gpus_on_node}",
             "a CUDA build of torch and a driver that works",

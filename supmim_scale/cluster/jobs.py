@@ -12,8 +12,11 @@ from supmim_scale.cluster.study import MANIFEST, read_manifest
 from supmim_scale.cluster.submission import SUBMITTED
 from supmim_scale.units import duration
 
-ENDED_WELL, UNKNOWN = "COMPLETED", "UNKNOWN"
-IN_QUEUE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED")
+OVER = "COMPLETED"  # all steps done and evaluated, whatever became of the job after that
+# man squeue, JOB STATE CODES: states that a job does not leave by itself. All others wait or run.
+_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+          "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")  # fmt: skip
+_JOBS = "jobs.tsv"  # of a run: a line a start, job and log, written by the batch script
 _TAIL_BYTES = 64 * 1024  # of a job's log, searched for its last error
 
 
@@ -25,6 +28,7 @@ class RunState:
     name: str
     job: str | None
     state: str
+    is_in_queue: bool
     steps_done: int
     num_steps: int | None
     start: Mapping[str, Any]
@@ -36,35 +40,34 @@ class RunState:
     @property
     def is_over(self) -> bool:
         """Whether all steps are done and evaluated."""
-        return self.state == ENDED_WELL
-
-    @property
-    def is_in_queue(self) -> bool:
-        """Whether Slurm has it, waiting or running."""
-        return self.state in IN_QUEUE
+        return self.state == OVER
 
 
-def run_states(folder: Path, jobs: Mapping[str, JobState]) -> list[RunState]:
+def run_states(folder: Path, jobs: Mapping[str, JobState], prefix: str = "") -> list[RunState]:
     """Of every run under a folder: a study's in the order of its manifest, others by name."""
     if (folder / MANIFEST).is_file():
         elements = _elements(_rows(folder / SUBMITTED))
         runs = read_manifest(folder).runs
-        return [_state(folder / run.name, jobs, elements.get(i)) for i, run in enumerate(runs)]
+        return [
+            _state(folder / run.name, prefix + run.name, jobs, elements.get(place))
+            for place, run in enumerate(runs)
+        ]
+    if _is_run(folder):
+        return [_state(folder, folder.name, jobs, None)]
     found = []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (path / MANIFEST).is_file():
-            found += run_states(path, jobs)
-        elif (path / "log.jsonl").is_file() or (path / SUBMITTED).is_file():
-            submitted = _rows(path / SUBMITTED)
-            found.append(_state(path, jobs, submitted[-1] if submitted else None))
+            found += run_states(path, jobs, f"{path.name}/")
+        elif _is_run(path):
+            found.append(_state(path, path.name, jobs, None))
     return found
 
 
 def table(states: Iterable[RunState]) -> str:
     """For people: a line a run, and under it why it failed."""
     heads = ("run", "job", "state", "step", "loss", "img/s", "ETA", "requeues")
-    lines, whys = [heads], {}
-    for place, one in enumerate(states, start=1):
+    lines, whys = [heads], [""]
+    for one in states:
         figures = one.figures
         lines.append((
             one.name, one.job or "-", one.state,
@@ -74,76 +77,79 @@ def table(states: Iterable[RunState]) -> str:
             duration(figures["eta_s"]) if one.state == "RUNNING" and "eta_s" in figures else "-",
             str(one.requeues),
         ))  # fmt: skip
-        if one.why:
-            whys[place] = one.why
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+        whys.append(one.why)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = []
-    for place, line in enumerate(lines):
+    for line, why in zip(lines, whys, strict=True):
         cells = [
             cell.ljust(width) if column < 3 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        shown.append("  ".join(cells).rstrip())
-        if place in whys:
-            shown.append(f"  {whys[place]}")
+        shown += ["  ".join(cells).rstrip(), *([f"  {why}"] if why else [])]
     return "\n".join(shown)
 
 
-def _state(
-    path: Path, jobs: Mapping[str, JobState], submitted: Mapping[str, Any] | None
-) -> RunState:
-    log = _rows(path / "log.jsonl")
-    last = {row["kind"]: row for row in log}
-    start, train = last.get("start", {}), last.get("train", {})
-    job = _newest(start.get("job"), submitted["job"] if submitted else None)
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("log.jsonl", SUBMITTED, _JOBS))
+
+
+def _state(path: Path, name: str, jobs: Mapping[str, JobState], element: str | None) -> RunState:
+    last = {row["kind"]: row for row in _rows(path / "log.jsonl")}
+    start, train, held_out = (last.get(kind, {}) for kind in ("start", "train", "eval"))
+    started = _started(path / _JOBS)
+    submitted = [row["job"] for row in _rows(path / SUBMITTED)]
+    job = _newest(element, *submitted, *started)
     known = jobs.get(job) if job else None
-    is_over = "eval" in last and train.get("steps_done") == start.get("num_steps")
-    state = known.state if known else ENDED_WELL if is_over else _from_files(path)
-    why = ""
-    if state not in (ENDED_WELL, *IN_QUEUE):
-        code = known.exit_code if known else ""
-        why = _last_error(path, job, submitted) or (f"exit code {code}" if code else "")
+    steps_done, num_steps = train.get("steps_done", 0), start.get("num_steps")
+    is_over = num_steps is not None and held_out.get("steps_done") == num_steps
+    in_queue, state, why = False, OVER if is_over else _unfinished(path, known), ""
+    if known is not None and known.state not in _ENDED:
+        in_queue, state = True, known.state
+    if not in_queue and not is_over and job:
+        why = _last_error(started.get(job)) or (f"exit code {known.exit_code}" if known else "")
+    requeues = known.restarts if known else start.get("restart", 0)
     return RunState(
-        path.name, job, state, train.get("steps_done", 0), start.get("num_steps"), start, train,
-        last.get("eval", {}), known.restarts if known else start.get("restart", 0), why,
+        name, job, state, in_queue, steps_done, num_steps, start, train, held_out, requeues, why
     )  # fmt: skip
 
 
-def _from_files(path: Path) -> str:
-    """What is left to say of an unfinished run that Slurm does not know."""
+def _unfinished(path: Path, known: JobState | None) -> str:
+    """What to call a run that is not over and not in the queue."""
+    if known is not None:
+        return "ENDED EARLY" if known.state == "COMPLETED" else known.state
     if (path / "stopped").is_file():
         return "STOPPED"
-    return UNKNOWN if (path / "log.jsonl").is_file() else "NOT STARTED"
+    return "UNFINISHED" if (path / "log.jsonl").is_file() else "NOT STARTED"
 
 
 def _newest(*jobs: str | None) -> str | None:
     """The job with the highest number: the last one that was submitted."""
-    named = [job for job in jobs if job]
-    return max(named, key=lambda job: int(re.match(r"\d*", job)[0] or 0)) if named else None  # type: ignore[index]
+    named = [(int(found[0]), job) for job in jobs if job and (found := re.match(r"\d+", job))]
+    return max(named)[1] if named else None
 
 
-def _elements(submitted: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The last submission of every element of a study's arrays."""
-    return {
-        element: {**row, "job": f"{row['job']}_{element}"}
-        for row in submitted
-        for element in row.get("elements", [])
-    }
+def _elements(submitted: list[dict[str, Any]]) -> dict[int, str]:
+    """The last job of every element of a study's arrays."""
+    arrays = [row for row in submitted if "elements" in row]
+    return {place: f"{row['job']}_{place}" for row in arrays for place in row["elements"]}
 
 
-def _last_error(path: Path, job: str | None, submitted: Mapping[str, Any] | None) -> str:
-    """The last `error:` line of the job's log."""
-    names = [f"*_{job}.log"] if job else []
-    folders = [path, path.parent] if submitted else []
-    for log in (log for folder in folders for name in names for log in folder.glob(name)):
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-        own = [line for line in lines if line.startswith("error: ")]
-        others = [line for line in lines if "error: " in line]
-        if own or others:
-            return (own or others)[-1]
-    return ""
+def _started(path: Path) -> dict[str, Path]:
+    """Job and log of every start of a run."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pairs = (line.partition("\t")[::2] for line in lines)
+    return {job: Path(log) for job, log in pairs}
+
+
+def _last_error(log: Path | None) -> str:
+    """The last line of a job's log that says what was wrong: ours before Slurm's."""
+    if log is None or not log.is_file():
+        return ""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    own = [line for line in lines if line.startswith("error: ")]
+    return (own or [line for line in lines if "error: " in line] or [""])[-1]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from supmim_scale.errors import UserError
 
+WITH_SITE = 'set -e; source "$SUPMIM_HOME/slurm/site.sh" >&2; '
 _PATIENCE_S = 60
 _QUEUE = "JobArrayID:60,State:20,RestartCnt:10,exit_code:10"  # squeue --Format
 
@@ -31,12 +32,14 @@ def node_address(name: str) -> str:
     return dict(word.split("=", 1) for word in words if "=" in word).get("NodeAddr", name)
 
 
-def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Run a command that holds `sbatch --parsable`; returns the job's id, or '' of --test-only.
+def submit(words: Sequence[str], environment: Mapping[str, str], script: str = "") -> str:
+    """Run sbatch with these words, under the site's settings; returns the job's id, or '' of
+    --test-only. `environment` names SUPMIM_HOME; `script` goes to sbatch's standard input.
 
     Raises `UserError` with Slurm's own words where it refuses.
     """
-    answer = _run(command, {**without_job(), **environment})
+    command = ["bash", "-c", WITH_SITE + 'exec "$@"', "site", "sbatch", "--parsable", *words]
+    answer = _run(command, environment, script)
     return answer.strip().rpartition("\n")[2].partition(";")[0]
 
 
@@ -51,17 +54,19 @@ def job_states() -> dict[str, JobState]:
     return found
 
 
-def without_job() -> dict[str, str]:
-    """The environment without a job's variables, for what is not part of that job."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_JOB", "SLURM_ARRAY"))}
+def outside_job() -> dict[str, str]:
+    """The environment without the variables of a job that this process may be in."""
+    return {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or k[:6] != "SLURM_"}
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def _run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, text: str = ""
+) -> str:
     program = next(word for word in command if word in ("sbatch", "squeue", "scontrol"))
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
-            env=environment,
+            env=environment, input=text,
         )  # fmt: skip
     except FileNotFoundError:
         raise UserError(program, "no such program", "Slurm", "use a login node") from None

@@ -77,10 +77,11 @@ def load_study(path: Path) -> Study:
 
 def write_manifest(study: Study, folder: Path) -> Path:
     """The study's runs as lines of name, recipe and overrides, separated by tabs: what a batch
-    script can read. Raises `UserError` where the folder holds another study."""
+    script can read. Raises `UserError` where the folder holds runs of another study."""
     lines = ["\t".join([run.name, run.recipe, *run.overrides]) for run in study.runs]
     path, text = folder / MANIFEST, "\n".join(lines) + "\n"
-    if path.exists() and path.read_text() != text:
+    is_other = path.exists() and path.read_text() != text
+    if is_other and any((folder / run.name).exists() for run in read_manifest(folder).runs):
         raise UserError(str(path), "the runs of another study", "these runs",
                         "give the study another name, or remove the folder")  # fmt: skip
     try:
@@ -93,8 +94,8 @@ def write_manifest(study: Study, folder: Path) -> Path:
 
 
 def require_begun(folder: Path, is_begun: bool) -> None:
-    """Raise `UserError` where a study is submitted twice, or resumed before it was."""
-    if (folder / MANIFEST).exists() == is_begun:
+    """Raise `UserError` where a study is submitted twice, or resumed before it was begun."""
+    if (folder / (MANIFEST if is_begun else "submitted.jsonl")).exists() == is_begun:
         return
     if is_begun:
         raise UserError(str(folder), "no study yet", "a study's folder", "use study submit")

@@ -8,12 +8,18 @@ from pathlib import Path
 from supmim_scale.cluster import slurm, templates
 from supmim_scale.cluster.jobs import RunState, run_states
 from supmim_scale.cluster.study import MANIFEST, Study, read_manifest
-from supmim_scale.cluster.submission import Submission, require_data, require_shape
+from supmim_scale.cluster.submission import (
+    Submission,
+    require_data,
+    require_plain,
+    require_shape,
+)
 from supmim_scale.errors import UserError
 
 TABLE = "runs.csv"
 _FIGURES = ("loss", "class_loss", "mim_loss", "top1", "images_per_s", "data_wait",
             "peak_memory_bytes")  # fmt: skip
+_PAYS = ("account", "qos", "reservation")
 _FACTS = ("digest", "encoder_params", "train_flops_per_image", "global_batch", "world_size")
 
 
@@ -30,18 +36,33 @@ class StudyJobs:
         """What would be submitted, for people."""
         return self.array.text() + "\n# then, when the array is over:\n" + self.fit.text()
 
-    def submit(self) -> tuple[str, str]:
-        """Submit both; returns their ids."""
-        job = self.array.submit({"elements": list(self.elements)})
-        return job, self.fit.submit(after=job)
+    def require_acceptable(self) -> None:
+        """Raise `UserError` where Slurm would refuse either; submits nothing."""
+        self.array.require_acceptable()
+        self.fit.require_acceptable()
+
+    def submit_array(self) -> str:
+        """Submit the runs; returns the array's id."""
+        return self.array.submit({"elements": list(self.elements)})
+
+    def submit_fit(self, array: str) -> str:
+        """Submit the job that waits for the array; returns its id."""
+        return self.fit.submit(after=array)
 
 
 def study_jobs(
-    folder: Path, study: Study, limit: int, options: Mapping[str, str]
+    folder: Path,
+    study: Study,
+    limit: int,
+    options: Mapping[str, str],
+    fit_options: Mapping[str, str],
+    *,
+    checks_data: bool = True,
 ) -> StudyJobs | None:
     """Jobs of the runs that are neither over nor in the queue; None where there are none.
 
-    `limit`: elements that run side by side. Raises `UserError` where a run cannot work.
+    `limit`: elements that run side by side. `fit_options` are those of the job after them, which
+    also takes over who pays. Raises `UserError` where a run cannot work.
     """
     states = run_states(folder, slurm.job_states()) if (folder / MANIFEST).is_file() else []
     busy = {one.name for one in states if one.is_over or one.is_in_queue}
@@ -54,17 +75,19 @@ def study_jobs(
     head = templates.options_of(array.read_text()) | dict(options)
     for run in study.runs:
         require_shape(run.config(), head)
-        require_data(run.config())
+        if checks_data:
+            require_data(run.config())
+    require_plain(folder)
     own = {"array": f"{','.join(map(str, elements))}%{limit}",
-           "job-name": study.name, "output": f"{folder}/%x_%A_%a.log"}  # fmt: skip
-    manifest = str(folder / MANIFEST)
+           "job-name": study.name, "output": f"{folder}/%x_%A_%a.log", **options}  # fmt: skip
+    after = {"job-name": f"{study.name}_fit", "output": f"{folder}/%x_%j.log",
+             **{key: options[key] for key in _PAYS if key in options}, **fit_options}  # fmt: skip
     return StudyJobs(
         elements,
-        _job(array, own | dict(options), (manifest,), folder),
-        _job(fit, {"job-name": f"{study.name}_fit", "output": f"{folder}/%x_%j.log"},
-             (str(folder),), folder / "fit"),
+        Submission(array, own, (str(folder / MANIFEST),), folder),
+        Submission(fit, after, (str(folder),), folder, "fit_job.sh"),
         limit,
-    )  # fmt: skip
+    )
 
 
 def collect(folder: Path) -> tuple[Path, list[RunState]]:
@@ -97,13 +120,6 @@ def _known_jobs() -> dict[str, slurm.JobState]:
         return slurm.job_states()
     except UserError:
         return {}
-
-
-def _job(
-    template: Path, options: Mapping[str, str], words: Sequence[str], folder: Path
-) -> Submission:
-    script = templates.rendered(template.read_text(), options)
-    return Submission(template, script, tuple(words), folder)
 
 
 def _row(name: str, overrides: Sequence[str], state: RunState) -> dict[str, object]:

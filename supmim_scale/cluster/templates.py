@@ -1,11 +1,14 @@
 """Batch scripts of `slurm/`: found, asked what they would run, written with other options."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from supmim_scale.cluster.slurm import WITH_SITE, outside_job
 from supmim_scale.errors import UserError, did_you_mean
 
 SHARED = ("site", "job")  # sourced by the others
@@ -26,14 +29,9 @@ def find_template(name: str) -> Path:
     raise UserError("template", f"no slurm/{name}.sh", "a template", did_you_mean(name, known))
 
 
-def home_of(template: Path) -> Path:
-    """The folder that holds `slurm/`: SUPMIM_HOME of its jobs."""
-    return template.parent.parent
-
-
 def options_of(text: str) -> dict[str, str]:
     """The options of a script's head; an option without a value is ''."""
-    return {name: value or "" for name, value in _DIRECTIVE.findall(text)}
+    return {name: value.strip('"') for name, value in _DIRECTIVE.findall(text)}
 
 
 def rendered(text: str, options: Mapping[str, str]) -> str:
@@ -51,8 +49,12 @@ def rendered(text: str, options: Mapping[str, str]) -> str:
 
 
 def directive(name: str, value: str) -> str:
-    """A line of a script's head."""
-    return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
+    """A line of a script's head; Slurm reads double quotes around a value. Raises `UserError` for
+    one that no quotes can hold."""
+    if '"' in value or "\n" in value:
+        raise UserError(f"--{name}", f"{value!r}", "no quote or line break", "write it without")
+    shown = value if shlex.quote(value) == value else f'"{value}"'
+    return f"#SBATCH --{name}={shown}" if value else f"#SBATCH --{name}"
 
 
 def training_words(template: Path, arguments: Sequence[str]) -> list[str]:
@@ -63,23 +65,28 @@ def training_words(template: Path, arguments: Sequence[str]) -> list[str]:
 
 def site_setting(name: str, template: Path) -> str:
     """A variable as `slurm/site.sh` leaves it."""
-    script = 'source "$1/slurm/site.sh" >&2; printf %s "${!2}"'
-    return _asked(["bash", "-c", script, "site", str(home_of(template)), name], template)
+    return _asked(["bash", "-c", WITH_SITE + 'printf %s "${!1}"', "site", name], template)
 
 
-def with_site(template: Path, command: Sequence[str]) -> list[str]:
-    """A command that is run with the site's settings, sbatch's own among them."""
-    script = 'source "$1/slurm/site.sh" >&2; shift; exec "$@"'
-    return ["bash", "-c", script, "site", str(home_of(template)), *command]
+def environment(template: Path) -> dict[str, str]:
+    """For a template's jobs: this process's, outside of any job it may be in itself.
+
+    An installation has no folders for runs and no Python of its own: the working folder and this
+    Python then stand for them.
+    """
+    home = template.parent.parent
+    own = {"SUPMIM_HOME": str(home)}
+    if not (home / "setup.cfg").exists():
+        here = os.getcwd()
+        own = {"SUPMIM_PYTHON": sys.executable, "SUPMIM_RUNS": f"{here}/runs",
+               "SUPMIM_DATA": f"{here}/datasets", **outside_job(), **own}  # fmt: skip
+    return {**outside_job(), **own}
 
 
 def _asked(command: list[str], template: Path) -> str:
-    from supmim_scale.cluster.slurm import without_job
-
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False,
-        env={**without_job(), "SUPMIM_HOME": str(home_of(template))},
-    )  # fmt: skip
+        command, capture_output=True, text=True, check=False, env=environment(template)
+    )
     if done.returncode:
         words = " ".join(done.stderr.split())
         raise UserError(str(template), words, "an answer", "look at slurm/site.sh")

@@ -3,7 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Literal
 
@@ -11,7 +12,6 @@ import torch
 from torch import distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from supmim_scale.cluster import slurm
 from supmim_scale.cluster.allocation import Allocation, node_name, read_allocation
 from supmim_scale.engine.world import World
 from supmim_scale.errors import RankError, UserError
@@ -37,13 +37,13 @@ def join_world(kind: Literal["auto", "cpu"] = "auto") -> World:
     os.environ.update(variables)
     rank, world_size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     device = _device(int(variables["LOCAL_RANK"]))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    _use(device)
     backend, store = "nccl" if device.type == "cuda" else "gloo", None
     if launcher == "srun" and world_size > 1:
         given = read_allocation(os.environ)
         assert given is not None
-        store = meet(given, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
+        address, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+        store = meet(given, address, port, _name_of(device))
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT
     )
@@ -92,11 +92,13 @@ def launch_variables(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def meet(given: Allocation, address: str, port: int, within: timedelta = _GATHERING) -> Store:
-    """Collective: a store that every rank of the job has come to.
+def meet(
+    given: Allocation, address: str, port: int, device: str, within: timedelta = _GATHERING
+) -> Store:
+    """Collective: a store that every rank of the job has come to, each with a device of its own.
 
-    Raises `RankError` on rank 0 with the nodes whose ranks did not come in time, on the others
-    where rank 0 cannot be reached.
+    Raises `RankError` on rank 0 with the nodes whose ranks did not come in time or came with
+    another kind of device, on the others where rank 0 cannot be reached.
     """
     is_first, where = given.rank == 0, f"{address}:{port}"
     try:
@@ -111,9 +113,11 @@ def meet(given: Allocation, address: str, port: int, within: timedelta = _GATHER
             f"rank 0 on {address}",
             "look at that node and the network, or export MASTER_ADDR and MASTER_PORT",
         ) from None
-    store.set(f"come/{given.rank}", node_name())
+    store.set(f"come/{given.rank}", f"{node_name()} {device}")
     if is_first:
         _require_all(store, given, within)
+        words = [store.get(f"come/{rank}").decode() for rank in range(given.num_tasks)]
+        require_own_devices(words)
     store.set_timeout(_TIMEOUT)
     return PrefixStore("world", store)
 
@@ -123,8 +127,7 @@ def _require_all(store: Store, given: Allocation, within: timedelta) -> None:
     deadline, missing = time.monotonic() + within.total_seconds(), list(range(given.num_tasks))
     while missing := [rank for rank in missing if not store.check([f"come/{rank}"])]:
         if time.monotonic() > deadline:
-            names = slurm.host_names(given.node_list)
-            late = sorted({names[given.node_index_of(rank)] for rank in missing})
+            late = given.node_names(missing)
             raise RankError(
                 ", ".join(late),
                 f"{len(missing)} of {given.num_tasks} ranks not there after "
@@ -133,6 +136,48 @@ def _require_all(store: Store, given: Allocation, within: timedelta) -> None:
                 f"look at these nodes, or submit with --exclude={','.join(late)}",
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def require_own_devices(words: Sequence[str]) -> None:
+    """Raise `RankError` unless all ranks have one kind of device, and no two the same GPU.
+
+    `words` are `NODE cpu` or `NODE cuda ID` in order of ranks.
+    """
+    kinds = [word.split()[1] for word in words]
+    most = Counter(kinds).most_common(1)[0][0]
+    for rank, word in enumerate(words):
+        node, kind, *_ = word.split()
+        if kind != most:
+            raise RankError(
+                f"{node}, rank {rank}", kind, f"{most}, as most ranks have",
+                f"try nvidia-smi there, or submit with --exclude={node}",
+            )  # fmt: skip
+        if kind == "cuda" and words.index(word) != rank:
+            raise RankError(
+                f"{node}, rank {rank}", f"the GPU of rank {words.index(word)}", "a GPU a rank",
+                "unset CUDA_VISIBLE_DEVICES in the shell that submits",
+            )  # fmt: skip
+
+
+def _use(device: torch.device) -> None:
+    """Make it this process's device. Raises `RankError` for a GPU that does not start."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        raise RankError(
+            f"{node_name()}, {device}", str(error).splitlines()[0], "a GPU that works",
+            f"try nvidia-smi there, or submit with --exclude={node_name()}",
+        ) from None  # fmt: skip
+
+
+def _name_of(device: torch.device) -> str:
+    """`cpu`, or `cuda` and what tells this GPU from the node's others."""
+    if device.type != "cuda":
+        return "cpu"
+    return f"cuda {torch.cuda.get_device_properties(device).uuid}"
 
 
 def _device(local_rank: int) -> torch.device:

@@ -59,10 +59,13 @@ def test_tasks_unlike_gpus_are_refused_unless_the_cpu_is_wanted():
     require_geometry(task, threads=2, use_gpus=False, visible_gpus=0)
 
 
-def test_gpus_that_torch_does_not_see_are_this_ranks_own_word(monkeypatch):
+def test_gpus_that_torch_does_not_see_are_told_once_a_node(monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "node2")
     with pytest.raises(RankError, match=r"node2, rank 3: found no GPU .*--exclude=node2"):
+        require_geometry(given(SLURM_LOCALID="0"), threads=2, use_gpus=True, visible_gpus=0)
+    with pytest.raises(UserError) as told:
         require_geometry(given(), threads=2, use_gpus=True, visible_gpus=0)
+    assert not isinstance(told.value, RankError)
 
 
 def test_cores_below_the_decoding_threads_are_refused():

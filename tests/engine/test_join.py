@@ -1,7 +1,7 @@
 import pytest
 
 from supmim_scale.engine import join
-from supmim_scale.errors import UserError
+from supmim_scale.errors import RankError, UserError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n0",
             "MASTER_PORT": "29500"}  # fmt: skip
@@ -39,3 +39,12 @@ def test_a_lone_process_is_a_world_of_one():
 def test_half_a_launcher_is_refused():
     with pytest.raises(UserError, match="WORLD_SIZE"):
         join.launch_variables({"RANK": "0"})
+
+
+def test_ranks_have_one_kind_of_device_and_each_its_own():
+    join.require_own_devices(["a cpu", "b cpu"])
+    join.require_own_devices(["a cuda 1", "a cuda 2", "b cuda 1"])
+    with pytest.raises(RankError, match="b, rank 2: found cpu; expected cuda"):
+        join.require_own_devices(["a cuda 1", "a cuda 2", "b cpu"])
+    with pytest.raises(RankError, match="a, rank 1: found the GPU of rank 0"):
+        join.require_own_devices(["a cuda 1", "a cuda 1", "b cuda 1"])

@@ -12,6 +12,7 @@ RECIPE = ["optim.steps=24", "checkpoint.every=2"]
 def test_a_killed_task_ends_the_job_and_a_requeue_finishes_it(jobs):
     job = jobs.train(*RECIPE, nodes=2, tasks=1)
     jobs.wait_for_step(3)
+    os.kill(jobs.ranks()[0], signal.SIGSTOP)  # so that the run is not over first
     os.kill(jobs.ranks()[1], signal.SIGKILL)
     began = time.time()
     facts = jobs.end_of(job)
@@ -26,8 +27,8 @@ def test_a_killed_task_ends_the_job_and_a_requeue_finishes_it(jobs):
 
 def test_a_crash_is_requeued_where_the_site_says_so(jobs):
     job = jobs.train(*RECIPE, SUPMIM_REQUEUE_CRASHED="yes")
-    jobs.wait_for_step(5)  # a checkpoint is whole
-    wait_for(lambda: (jobs.runs / "run/checkpoints/latest").exists(), 30)
+    wait_for(lambda: (jobs.runs / "run/checkpoints/latest").exists(), 120, every=0.01)
+    os.kill(jobs.ranks()[0], signal.SIGSTOP)
     os.kill(jobs.ranks()[1], signal.SIGKILL)
     wait_for(lambda: jobs.facts(job)["Restarts"] == "1", 60)
     assert jobs.end_of(job)["JobState"] == "COMPLETED", jobs.log(job)

@@ -39,10 +39,12 @@ def test_what_cannot_work_is_one_line_in_the_log_in_the_first_seconds(jobs, tmp_
         "recipe": ({"words": ["model.widht=3"]}, ["smoke.yaml: model.widht", "did you mean width"]),
         "data": ({"words": ["input.root=/nowhere"]}, ["input.root", "/nowhere"]),
         "read_only": ({"words": ["log.run_dir=/proc/run"]}, ["log.run_dir", "/proc/run"]),
+        "one_each": ({"options": ["--gpus-per-task=1"], "words": ["engine.device=auto"]},
+                     ["node", "no GPU that torch can use"]),
         "shape": ({"tasks": 1, "options": ["--gpus-per-node=2"], "words": ["engine.device=auto"]},
                   ["1 tasks and 2 GPUs", "--ntasks-per-node=2"]),
         "cores": ({"options": ["--cpus-per-task=2"]}, ["--cpus-per-task", "input.threads=2"]),
-        "gpus": ({"tasks": 1, "words": ["engine.device=auto"]},
+        "gpus": ({"words": ["engine.device=auto"]},
                  ["node", "no GPU that torch can use", "engine.device=cpu"]),
     }  # fmt: skip
     submitted = {}
@@ -59,7 +61,9 @@ def test_what_cannot_work_is_one_line_in_the_log_in_the_first_seconds(jobs, tmp_
 
 
 def test_gpus_that_the_partition_lacks_are_refused_at_submission(jobs):
-    done = jobs.sbatch("--gpus-per-node=8", str(ROOT / "slurm/vitl_in21k.sh"), check=False)
+    done = jobs.sbatch(
+        "--nodes=1", "--gpus-per-node=8", str(ROOT / "slurm/vitl_in21k.sh"), check=False
+    )
     assert done.returncode == 1
     assert "Requested node configuration is not available" in done.stderr
     assert not jobs.runs.exists()
@@ -89,4 +93,4 @@ def test_a_node_that_does_not_come_is_named(slurm, monkeypatch):
         "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1,2",
     })  # fmt: skip
     with pytest.raises(RankError, match=r"node2: found 2 of 3 ranks not there .*--exclude=node2"):
-        meet(given, "127.0.0.1", 0, within=timedelta(seconds=1))
+        meet(given, "127.0.0.1", 0, "cpu", within=timedelta(seconds=1))

@@ -26,11 +26,10 @@ def calm(shards, tmp_path_factory):
 
 
 def held(jobs, job, step=3):
-    """The run after some steps, one of its ranks held still; returns the last step done."""
+    """The run after some steps, one of its ranks held still."""
     jobs.wait_for_step(step)
     os.kill(jobs.ranks()[1], signal.SIGSTOP)
-    wait_for(lambda: jobs.facts(job)["JobState"] == "RUNNING", 5)
-    return jobs.steps_done()
+    assert jobs.facts(job)["JobState"] == "RUNNING"
 
 
 def assert_went_on(jobs, job, calm):
@@ -87,28 +86,31 @@ def test_a_cancelled_job_is_not_requeued(jobs):
 
 
 def test_requeues_without_progress_come_to_an_end(jobs):
-    """Checkpoints cannot be written, so that every start does the same step again."""
+    """Checkpoints cannot be written, so that every start does the same step again: of two such
+    starts, the second is the first's requeue, and the third ends at once."""
     (jobs.runs / "run").mkdir(parents=True)
     (jobs.runs / "run/checkpoints").write_text("in the way")
     job = jobs.train(*RECIPE, "checkpoint.on_failure=continue", "checkpoint.time_budget_s=0.01",
-                     tasks=1, SUPMIM_IDLE_REQUEUES="2")  # fmt: skip
+                     tasks=1, SUPMIM_IDLE_STARTS="2")  # fmt: skip
     facts = jobs.end_of(job)
-    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "1"), jobs.log(job)
-    assert "NOT saved" in jobs.log(job)
-    assert "2 requeues without a new checkpoint: not requeued" in jobs.log(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "2"), jobs.log(job)
+    assert jobs.log(job).count("NOT saved") == 2
+    assert "2 starts without a new checkpoint: not started again" in jobs.log(job)
 
 
 def test_an_element_of_an_array_is_requeued_alone(jobs):
-    """The last element: its own job id is the array's."""
+    """Both ways round: the last element's own job id is the whole array's."""
     lines = [f"{name}\t" + "\t".join([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own])
-             for name, own in (("a", []), ("b", ["checkpoint.time_budget_s=0.01"]))]  # fmt: skip
+             for name, own in (("a", []), ("b", ["checkpoint.time_budget_s=0.01"]),
+                               ("c", ["checkpoint.time_budget_s=0.01"]))]  # fmt: skip
     jobs.runs.mkdir()
     (jobs.runs / "manifest.tsv").write_text("\n".join(lines) + "\n")
     array = jobs.sbatch(
         "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=3",
-        "--array=0-1", str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
+        "--array=0-2%2", str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
     )  # fmt: skip
-    facts = [jobs.end_of(f"{array}_{element}") for element in (0, 1)]
-    assert [one["JobState"] for one in facts] == ["COMPLETED", "COMPLETED"], jobs.log(array)
-    assert [one["Restarts"] for one in facts] == ["0", "1"], jobs.log(array)
-    assert [row["steps_done"] for row in rows(jobs.runs / "b", "start")] == [0, 1]
+    facts = [jobs.end_of(f"{array}_{element}") for element in range(3)]
+    assert [one["JobState"] for one in facts] == ["COMPLETED"] * 3, jobs.log(array)
+    assert [one["Restarts"] for one in facts] == ["0", "1", "1"], jobs.log(array)
+    for name in ("b", "c"):
+        assert [row["steps_done"] for row in rows(jobs.runs / name, "start")] == [0, 1]

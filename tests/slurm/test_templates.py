@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT, SMALL
+from slurm_fixture import assert_one_line
 
 from supmim_scale.cluster import templates
 from supmim_scale.cluster.submission import template_of
@@ -102,44 +104,123 @@ def test_class_folders_are_prepared_in_one_go(tmp_path):
     assert (tmp_path / "shards/verify_train/report.json").is_file()
 
 
+FAKES = {  # as in a job that stopped and saved, to the end of the script
+    "srun": "exit 75",
+    "squeue": "echo RUNNING",
+    "scontrol": """case $2 in
+        hostnames) echo localhost ;; job) echo "   StdOut=/dev/null" ;; *) exit 1 ;;
+    esac""",
+    "sleep": "exit 0",
+}  # fmt: skip
+
+
+def in_job(folder, *words, **environment):
+    """A template as slurmd starts it, with commands of Slurm's that only pretend."""
+    for name, body in FAKES.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_JOB_NODELIST": "localhost",
+           "SLURM_SUBMIT_DIR": str(ROOT), "PATH": f"{folder}:{os.environ['PATH']}"}  # fmt: skip
+    start = 'SLURM_TASK_PID=$$ exec bash "$@"'
+    return bash("-c", start, "_", *words, **job | environment)
+
+
 def test_words_and_variables_are_never_run_as_code(tmp_path):
-    bait = f"$(touch {tmp_path}/bait)"
-    index = f"a[$(touch {tmp_path}/bait)]"
-    bash("slurm/vitl_in21k.sh", f"log.run_dir={bait}", f"`touch {tmp_path}/bait`", bait)
-    job = {"SLURM_JOB_ID": index, "SLURM_JOB_NODELIST": bait, "SLURM_SUBMIT_DIR": str(ROOT),
-           "SLURM_ARRAY_TASK_ID": index, "SLURM_ARRAY_JOB_ID": bait, "SLURM_RESTART_COUNT": index,
-           "SUPMIM_IDLE_REQUEUES": index, "SUPMIM_RUNS": bait, "SLURM_CPUS_PER_TASK": index,
-           "PATH": f"{tmp_path}:{os.environ['PATH']}"}  # fmt: skip
-    # As in a job that stopped and saved, to the end of the script.
-    (tmp_path / "srun").write_text("#!/bin/sh\nexit 75\n")
-    (tmp_path / "squeue").write_text("#!/bin/sh\necho RUNNING\n")
-    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    bait, index = f"$(touch {tmp_path}/bait)", f"a[$(touch {tmp_path}/bait)]"
+    done = bash("slurm/vitl_in21k.sh", f"log.run_dir={bait}", f"`touch {tmp_path}/bait`", bait)
+    assert "$(touch" in done.stdout
+    names = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK",
+             "SLURM_JOB_NAME", "SUPMIM_GPU", "SUPMIM_MASTER_ADDR")  # fmt: skip
+    baited = dict.fromkeys(names, index)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "stopped").write_text("after step 1\n")
-    (run / "idle_requeues").write_text(index)
-    for name in ("srun", "squeue", "scontrol"):
-        (tmp_path / name).chmod(0o755)
+    (run / "starts").write_text(f"none {index}\n")
+    done = in_job(tmp_path, "slurm/vitl_in21k.sh", f"log.run_dir={run}", bait, **baited)
+    assert "srun ended with 75" in done.stdout, done.stdout + done.stderr
     (tmp_path / "manifest.tsv").write_text(f"run\tsmoke\tseed={bait}\n")
-    clean = {k: v for k, v in job.items() if k not in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID")}
-    done = bash("slurm/vitl_in21k.sh", f"log.run_dir={run}", **clean)
-    assert "srun ended with 75" in done.stdout, done.stderr
-    bash("slurm/scaling_study.sh", tmp_path / "manifest.tsv", **job)
-    bash("slurm/scaling_study.sh", tmp_path / "manifest.tsv", **job | {"SLURM_ARRAY_TASK_ID": "0"})
+    study = ["slurm/scaling_study.sh", tmp_path / "manifest.tsv"]
+    done = in_job(tmp_path, *study, **baited, SLURM_ARRAY_TASK_ID="0", SLURM_ARRAY_JOB_ID=index)
+    assert "srun ended with 75" in done.stdout, done.stdout + done.stderr
+    assert_one_line(in_job(tmp_path, *study, SLURM_ARRAY_TASK_ID=index,
+                           SLURM_ARRAY_JOB_ID="1").stderr, "found no array")  # fmt: skip
+    for name in ("SUPMIM_IDLE_STARTS", "SUPMIM_REQUEUE_CRASHED"):
+        done = in_job(tmp_path, "slurm/vitl_in21k.sh", f"log.run_dir={run}", **{name: index})
+        assert done.returncode == 2
+        assert_one_line(done.stderr, name)
     assert not (tmp_path / "bait").exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "stopped", "state", "ends", "says"),
+    [
+        (75, True, "RUNNING", 75, "requeued"),
+        (139, True, "RUNNING", 139, "requeued"),  # a rank that crashed in its teardown
+        (75, False, "RUNNING", 75, "not requeued: the run did not stop in order"),
+        (137, False, "RUNNING", 137, "not requeued: the run did not stop in order"),
+        (2, False, "RUNNING", 2, "not requeued: a mistake"),
+        (75, True, "COMPLETING", 75, "not requeued here: the job is COMPLETING"),
+        (75, True, "", 75, "not requeued here: the job is gone"),
+        (0, False, "RUNNING", 0, "done"),
+    ],
+)
+def test_what_is_requeued(tmp_path, monkeypatch, code, stopped, state, ends, says):
+    run = tmp_path / "run"
+    stop = f"touch '{run}/stopped';" if stopped else ""
+    monkeypatch.setitem(FAKES, "srun", f"{stop} exit {code}")
+    monkeypatch.setitem(FAKES, "squeue", f"echo {state}")
+    told = tmp_path / "told"
+    monkeypatch.setitem(
+        FAKES, "scontrol", FAKES["scontrol"].replace("*) exit 1", f"*) echo $* >> {told}")
+    )
+    done = in_job(tmp_path, "slurm/vitl_in21k.sh", f"log.run_dir={run}")
+    assert done.returncode == ends, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(says) or says in done.stdout.splitlines()[-1]
+    assert told.exists() == (says == "requeued")
+
+
+def test_a_shell_inside_some_other_job_is_not_taken_for_a_batch_script():
+    done = bash("slurm/vitl_in21k.sh", SLURM_JOB_ID="7", SLURM_TASK_PID="1")
+    assert done.returncode == 0
+    assert "would submit" in done.stdout
+
+
+def test_the_sites_settings_can_be_sourced_in_a_fresh_shell():
+    asked = 'source slurm/site.sh; echo "$SUPMIM_HOME $SUPMIM_PYTHON $SUPMIM_RUNS"'
+    done = subprocess.run(["bash", "-c", asked], cwd=ROOT, capture_output=True, text=True,
+                          check=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
+    assert done.stdout == f"{ROOT} {ROOT}/.venv/bin/python {ROOT}/runs\n"
+
+
+def test_a_site_that_talks_and_reads_unset_variables_does_no_harm(tmp_path):
+    """As module systems do."""
+    copy = tmp_path / "check out"
+    shutil.copytree(ROOT / "slurm", copy / "slurm")
+    with open(copy / "slurm/site.sh", "a") as file:
+        file.write('echo "Loading cuda"; : $NOT_SET\n')
+    words = bash(copy / "slurm/vitl_in21k.sh", "--words", SUPMIM_RUNS="/a b").stdout.splitlines()
+    assert words[0] == "vitl16_in21k"
+    assert words[1] == f"input.root={copy}/datasets/imagenet-21k"
+    assert words[2].startswith("log.run_dir=/a b/vitl_in21k_")
+
+
 def test_outside_the_checkout_one_line_says_what_to_do(tmp_path):
-    done = bash(ROOT / "slurm/vitl_in21k.sh", SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_ID="1")
+    copy = shutil.copy(ROOT / "slurm/vitl_in21k.sh", tmp_path)
+    done = bash(copy, SLURM_SUBMIT_DIR=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith("error: found no slurm/site.sh")
 
 
 def test_a_rendered_script_differs_in_its_options_alone():
     text = templates.find_template("vitl_in21k").read_text()
-    new = templates.rendered(text, {"nodes": "8", "qos": "high", "exclusive": ""})
+    new = templates.rendered(
+        text, {"nodes": "8", "qos": "high", "exclusive": "", "output": "/a b/%j.log"}
+    )
     before, after = text.splitlines(), new.splitlines()
-    assert [line for line in before if line not in after] == ["#SBATCH --nodes=4"]
-    assert [line for line in after if line not in before] == [
-        "#SBATCH --nodes=8", "#SBATCH --qos=high", "#SBATCH --exclusive"
+    assert [line for line in before if line not in after] == [
+        "#SBATCH --nodes=4", "#SBATCH --output=%x_%j.log"
     ]  # fmt: skip
+    assert [line for line in after if line not in before] == [
+        "#SBATCH --nodes=8", '#SBATCH --output="/a b/%j.log"', "#SBATCH --qos=high",
+        "#SBATCH --exclusive",
+    ]  # fmt: skip
+    assert templates.options_of(new)["output"] == "/a b/%j.log"
