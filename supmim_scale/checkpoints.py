@@ -93,14 +93,37 @@ def commit(part: Path, files: list[dict[str, Any]], facts: dict[str, Any]) -> Pa
     return final
 
 
-def prune(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Remove all but the last checkpoints and those at multiples of `keep_every` steps, 0: none."""
+def prune(folder: Path, keep_last: int, keep_every: int, keep: int | None = None) -> None:
+    """Remove all but the last checkpoints, those at multiples of `keep_every` steps (0: none) and
+    the one of `keep` steps."""
     for path in _named(folder)[:-keep_last]:
         steps = _steps_of(path)
-        if not keep_every or steps % keep_every:
+        if steps != keep and (not keep_every or steps % keep_every):
             doomed = path.with_name(path.name + _PART)  # never half a checkpoint under its name
             path.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def adopt(folder: Path, given: Path) -> None:
+    """Take over a checkpoint of another run under the same name, as the last one. Its files are
+    linked where the file system can, for no checkpoint is written to once it has its name."""
+    part = folder / (given.name + _PART)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(given, part, copy_function=_link)
+    part.rename(folder / given.name)
+    _write_synced(folder / LATEST, given.name + "\n")
+
+
+def has_any(folder: Path) -> bool:
+    """Whether there is a checkpoint, whole or not."""
+    return bool(_named(folder))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-drift", action="append", default=[], metavar="KEY",
         help="a recipe key that may differ from the checkpoint's; can be given again",
     )  # fmt: skip
+    train.add_argument(
+        "--branch-from", type=Path, metavar="RUN_DIR",
+        help="a shorter run: go on from the checkpoint before its cool-down",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
     check = commands.add_parser("check", help="check a recipe and its data, train nothing")
@@ -115,6 +119,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return _launch(arguments)
 
     from supmim_scale.engine import join_world, leave_world
+    from supmim_scale.opening import Start
     from supmim_scale.preflight import inspect_nodes, require_shape
     from supmim_scale.run import build_run
     from supmim_scale.run_folder import note_stop
@@ -128,7 +133,8 @@ def _train(arguments: argparse.Namespace) -> int:
         line = inspect_nodes(world, Path(config.input.root), run_dir)
         if world.is_main:
             print(f"preflight: {line}", flush=True)
-    run = build_run(config, world, run_dir, arguments.allow_drift)
+    start = Start(arguments.allow_drift, arguments.branch_from)
+    run = build_run(config, world, run_dir, start)
     steps_done = int(train(run, stopper)["steps_done"])
     if steps_done < run.num_steps and world.is_main:
         saved = "saved" if run.saver.saved_step == steps_done else "NOT saved"
@@ -145,8 +151,10 @@ def _launch(arguments: argparse.Namespace) -> int:
     from supmim_scale.launcher import launch
 
     _check(arguments)
-    drift = [word for key in arguments.allow_drift for word in ("--allow-drift", key)]
-    return launch(arguments.ranks, ["train", arguments.recipe, *drift, *arguments.overrides])
+    flags = [word for key in arguments.allow_drift for word in ("--allow-drift", key)]
+    if arguments.branch_from is not None:
+        flags += ["--branch-from", str(arguments.branch_from)]
+    return launch(arguments.ranks, ["train", arguments.recipe, *flags, *arguments.overrides])
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """A run's parts, built from its recipe in the one order that works."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.inputs import (
     known_bad,
     mix_settings,
+    num_steps,
     open_split,
     require_same_classes,
     sample_order,
@@ -44,14 +45,9 @@ from supmim_scale.models.targets import (
     fit_codebook,
     require_vqgan_folder,
 )
+from supmim_scale.opening import Start, open_folder, position_of
 from supmim_scale.provenance import provenance
-from supmim_scale.run_folder import (
-    CHECKPOINTS,
-    identity_of,
-    lock,
-    open_run_dir,
-    require_unfinished,
-)
+from supmim_scale.run_folder import CHECKPOINTS, identity_of
 from supmim_scale.saving import Saver
 from supmim_scale.watching import Watch, WatchSettings
 from supmim_scale.weights import start_from
@@ -80,6 +76,7 @@ class Run:
     resumed: Checkpoint | None
     batches: Iterator[Batch]
     began: tuple[int, int]  # steps done and samples seen where the reader was set going
+    cooldown_at: int | None  # steps done before the cool-down, where a checkpoint is kept
     held: Any  # the folder's lock
     rollbacks: int = 0
 
@@ -162,12 +159,17 @@ def preflight(config: RunConfig, world_size: int) -> tuple[Dataset, Dataset]:
 
 
 def build_run(
-    config: RunConfig, world: World, run_dir: Path, allow_drift: Sequence[str] = ()
+    config: RunConfig,
+    world: World,
+    run_dir: Path,
+    start: Start = Start(),  # noqa: B008
 ) -> Run:
     """Collective: data, target, model, engine and loader of a recipe, in this order; from the
     folder's last checkpoint if it has one."""
     train_set, val_set = world.main_first(lambda: preflight(config, world.world_size))
-    held, resumed = _open_folder(config, world, run_dir, allow_drift, train_set)
+    total = num_steps(config, len(train_set))
+    held, resumed = open_folder(config, world, run_dir, start, train_set, total)
+    cooldown_at = total - config.optim.cooldown_steps if config.checkpoint.before_cooldown else None
     micro_batch, accumulation = accumulation_steps(config, world.world_size)
     precision = resolve_precision(config.engine.precision, world.device)
     order, shape = sample_order(config, train_set), assemble.encoder_geometry(config)
@@ -184,14 +186,15 @@ def build_run(
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
     _record_ds_config(engine, run_dir, world)
-    seen = _position_of(resumed).samples_seen if resumed else 0
+    seen = position_of(resumed).samples_seen if resumed else 0
     listed = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
     quarantine = Quarantine(skip_policy(config), len(train_set), listed)
     return Run(
         config=config,
         world=world,
         run_dir=run_dir,
-        num_steps=num_steps(config, len(train_set)),
+        num_steps=total,
+        cooldown_at=cooldown_at,
         micro_batch=micro_batch,
         accumulation=accumulation,
         precision=precision,
@@ -202,7 +205,7 @@ def build_run(
         mixing=mix_settings(config),
         engine=engine,
         quarantine=quarantine,
-        saver=_saver(config, world, run_dir),
+        saver=_saver(config, world, run_dir, cooldown_at),
         watch=_watch(config, world, run_dir),
         resumed=resumed,
         began=(resumed.steps_done, seen) if resumed else (0, 0),
@@ -222,26 +225,7 @@ def build_run(
     )
 
 
-def _open_folder(
-    config: RunConfig,
-    world: World,
-    run_dir: Path,
-    allow_drift: Sequence[str],
-    train_set: Dataset,
-) -> tuple[Any, Checkpoint | None]:
-    """Collective: rank 0's lock of the run folder, and the checkpoint to go on from."""
-    held = world.main_first(lambda: lock(run_dir) if world.is_main else None)
-    found = world.main_first(
-        lambda: open_run_dir(config, run_dir, allow_drift) if world.is_main else None
-    )
-    resumed = world.gather(found)[0]
-    require_unfinished(resumed, num_steps(config, len(train_set)), run_dir)
-    if resumed:
-        _position_of(resumed).require_same_set(len(train_set), train_set.digest)
-    return held, resumed
-
-
-def _saver(config: RunConfig, world: World, run_dir: Path) -> Saver:
+def _saver(config: RunConfig, world: World, run_dir: Path, keep: int | None) -> Saver:
     return Saver(
         run_dir / CHECKPOINTS,
         world,
@@ -249,6 +233,7 @@ def _saver(config: RunConfig, world: World, run_dir: Path) -> Saver:
         goes_on=config.checkpoint.on_failure == "continue",
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
+        keep=keep,
     )
 
 
@@ -261,10 +246,6 @@ def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
         hang_s=watch.hang_s,
     )
     return Watch(settings, world, run_dir)
-
-
-def _position_of(checkpoint: Checkpoint) -> ReaderPosition:
-    return ReaderPosition(**checkpoint.facts["reader"])
 
 
 def engine_settings(
@@ -289,15 +270,6 @@ def engine_settings(
         clip_grad_norm=optim.clip_grad_norm,
         ema_decay=optim.ema_decay,
     )
-
-
-def num_steps(config: RunConfig, num_samples: int) -> int:
-    """Optimizer steps of the run."""
-    optim = config.optim
-    if optim.steps is not None:
-        return optim.steps
-    assert optim.epochs is not None
-    return max(1, round(optim.epochs * num_samples / optim.global_batch))
 
 
 def _target(

@@ -22,10 +22,11 @@ class Saver:
     def __init__(
         self, folder: Path, world: World, *,
         in_background: bool, goes_on: bool, keep_last: int, keep_every: int,
+        keep: int | None = None,
     ) -> None:  # fmt: skip
         self.folder, self._world = folder, world
         self._in_background, self._goes_on = in_background, goes_on
-        self._keep_last, self._keep_every = keep_last, keep_every
+        self._kept = (keep_last, keep_every, keep)
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[dict[str, Any]] | None = None
         self._part, self._facts = Path(), dict[str, Any]()
@@ -83,7 +84,7 @@ class Saver:
         if not problems and self._world.is_main:
             try:
                 checkpoints.commit(self._part, [entry for entry, _ in answers], self._facts)
-                checkpoints.prune(self.folder, self._keep_last, self._keep_every)
+                checkpoints.prune(self.folder, *self._kept)
             except OSError as failed:
                 problems = [f"{failed}"]
         problems = self._world.gather(problems)[0]

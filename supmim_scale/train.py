@@ -72,7 +72,8 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
             figures |= _evaluate(run, save_run_weights(run, steps_done), steps_done, log)
         elif _is_due(config.checkpoint.weights_every, steps_done):
             save_run_weights(run, steps_done)
-        if is_last or stops or _is_due(config.checkpoint.every, steps_done):
+        is_kept = steps_done == run.cooldown_at
+        if is_last or stops or is_kept or _is_due(config.checkpoint.every, steps_done):
             run.save(steps_done, meter.state())
         run.saver.poll()
         clock.paused(time.perf_counter() - paused)

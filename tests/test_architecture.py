@@ -19,7 +19,7 @@ ORDER = [
     "assemble", "inputs",
     "engine",
     "provenance", "preflight", "weights", "evaluation", "pictures", "metrics", "checkpoints",
-    "saving", "watching", "run_folder",
+    "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train", "finished",
     "data_commands", "cluster_commands", "cli", "__main__",

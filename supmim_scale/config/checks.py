@@ -210,6 +210,13 @@ def _require_schedule(config: RunConfig) -> None:
             "0: cosine has its own decay",
             "set it to 0 or choose wsd or rsqrt",
         )
+    if config.checkpoint.before_cooldown and not optim.cooldown_steps:
+        raise UserError(
+            "checkpoint.before_cooldown",
+            "true without a cool-down",
+            "optim.cooldown_steps above 0",
+            "set optim.schedule=wsd or rsqrt and optim.cooldown_steps",
+        )
     if optim.steps is not None:
         require_schedule_fits(config, optim.steps)
 

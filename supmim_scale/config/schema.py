@@ -253,6 +253,11 @@ class CheckpointConfig:
     every: int = doc(1000, "steps between checkpoints; 0: only when the run stops")
     keep_last: int = doc(2, "checkpoints kept")
     keep_every: int = doc(0, "steps at whose multiples checkpoints are kept for good; 0: none")
+    before_cooldown: bool = doc(
+        False,
+        "keep a checkpoint of the step where the cool-down begins, which longer runs of the same "
+        "recipe branch off from (train --branch-from)",
+    )
     in_background: bool = doc(True, "write files while the next steps go on")
     on_failure: Literal["stop", "continue"] = doc(
         "stop", "what a checkpoint that cannot be written does, on a full disk say"
