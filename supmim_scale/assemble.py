@@ -16,6 +16,7 @@ from supmim_scale.models.encoder import (
 )
 from supmim_scale.models.joint import JointModel, build_joint
 from supmim_scale.models.masking import MaskSpec
+from supmim_scale.models.targets import num_vqgan_codes
 
 
 def encoder_arguments(config: RunConfig) -> tuple[str, dict[str, Any]]:
@@ -59,6 +60,17 @@ def encoder_params(config: RunConfig) -> int:
     with torch.device("meta"):
         named = encoder(config).named_parameters()
     return sum(p.numel() for name, p in named if not name.startswith("head."))
+
+
+def target_features(config: RunConfig) -> int:
+    """Values that the decoder predicts a patch, without making the target."""
+    if not config.mim.weight:
+        return 0
+    if config.mim.target == "pixel":
+        return 3 * encoder_geometry(config).patch_size ** 2
+    if config.mim.target == "codebook":
+        return config.mim.codebook_size
+    return num_vqgan_codes(config.mim.vqgan)
 
 
 def mask_spec(config: RunConfig, grid: int) -> MaskSpec:

@@ -17,6 +17,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.study_commands import add_study_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     add_cluster_commands(commands)
+    add_study_commands(commands.add_parser("study", help="many runs from one YAML file"))
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
     return parser
 

@@ -1,14 +1,18 @@
-"""The command line of a cluster: `supmim-scale submit`, `jobs`, `study`."""
+"""The command line of a cluster: `supmim-scale submit`, `jobs`."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from supmim_scale.errors import EXIT_DONE, UserError
 
+if TYPE_CHECKING:
+    from supmim_scale.cluster.slurm import JobState
+
 
 def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`submit`, `jobs` and `study` with its own commands."""
+    """`submit` and `jobs`."""
     submit = commands.add_parser(
         "submit", help="submit a recipe's Slurm template, checked before it is queued"
     )
@@ -19,42 +23,16 @@ def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.Argument
         "--allow-drift", action="append", default=[], metavar="KEY",
         help="a recipe key that may differ from the checkpoint's, where a run goes on",
     )  # fmt: skip
-    _add_options(submit)
+    add_job_options(submit)
     submit.set_defaults(run=_submit)
 
     jobs = commands.add_parser("jobs", help="state, step, images/s, ETA, loss, requeues of runs")
     jobs.add_argument("folder", nargs="?", type=Path, help="of runs, or a study's; default: all")
     jobs.set_defaults(run=_jobs)
 
-    study = commands.add_parser("study", help="many runs from one YAML file")
-    parts = study.add_subparsers(required=True, metavar="COMMAND")
-    plan = parts.add_parser("plan", help="check a study and list its runs")
-    plan.add_argument("study", type=Path, help="the study's YAML file")
-    plan.set_defaults(run=_plan)
-    for name, text in (
-        ("submit", "submit a study as a job array, and the table of its runs after it"),
-        ("resume", "submit again the runs that are neither over nor queued"),
-    ):
-        parser = parts.add_parser(name, help=text)
-        parser.add_argument("study", type=Path, help="the study's YAML file")
-        parser.add_argument("--limit", type=int, default=4, help="runs side by side")
-        parser.add_argument("--nodes", type=int, help="of each run; default: the template's")
-        parser.add_argument(
-            "--fit-sbatch", action="append", default=[], metavar="--NAME=VALUE",
-            help="an option of sbatch for the job after the array, a CPU partition say",
-        )  # fmt: skip
-        _add_options(parser)
-        parser.set_defaults(run=_study_submit, command=name)
-    run = parts.add_parser("run", help="train a study's runs on this machine, one after another")
-    run.add_argument("study", type=Path, help="the study's YAML file")
-    run.add_argument("--ranks", type=int, default=2, help="processes of each run")
-    run.set_defaults(run=_study_run)
-    collect = parts.add_parser("collect", help="the runs that are over as a table, runs.csv")
-    collect.add_argument("folder", type=Path, help="of the study's runs")
-    collect.set_defaults(run=_collect)
 
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """The options of sbatch, those of a job of any kind."""
     parser.add_argument("--gpus-per-node", help="and tasks; default: the template's")
     parser.add_argument(
         "--sbatch", action="append", default=[], metavar="--NAME=VALUE",
@@ -66,7 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, str]:
+def job_options(arguments: argparse.Namespace) -> dict[str, str]:
     """The options of sbatch that were asked for."""
     from supmim_scale.cluster.submission import parse_options
 
@@ -83,7 +61,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.submission import training_job
 
     job = training_job(
-        arguments.recipe, arguments.overrides, _options(arguments),
+        arguments.recipe, arguments.overrides, job_options(arguments),
         drift=arguments.allow_drift, checks_data=not arguments.unchecked_data,
     )  # fmt: skip
     if arguments.dry_run:
@@ -95,84 +73,31 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
-    from supmim_scale.cluster.jobs import run_states, table
-    from supmim_scale.cluster.slurm import job_states
+    return show_jobs(arguments.folder or runs_folder())
 
-    folder = arguments.folder or _runs_folder()
+
+def show_jobs(folder: Path) -> int:
+    """Print the table of a folder's runs."""
+    from supmim_scale.cluster.jobs import run_states, table
+
     if not folder.is_dir():
         raise UserError(str(folder), "no such folder", "one of runs", "name it, or train first")
+    print(table(run_states(folder, known_jobs())))
+    return EXIT_DONE
+
+
+def known_jobs() -> "dict[str, JobState]":
+    """Slurm's word on the user's jobs; folders alone speak where there is no Slurm."""
+    from supmim_scale.cluster.slurm import job_states
+
     try:
-        known = job_states()
+        return job_states()
     except UserError as error:
         print(f"warning: the folders alone speak: {error}", file=sys.stderr)
-        known = {}
-    print(table(run_states(folder, known)))
-    return EXIT_DONE
+        return {}
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    from supmim_scale.cluster.study import load_study
-
-    study = load_study(arguments.study)
-    print(f"{study.name}: {len(study.runs)} runs, into {_runs_folder() / study.name}")
-    for run in study.runs:
-        print(f"  {run.name}: {run.recipe} {' '.join(run.overrides)}")
-    return EXIT_DONE
-
-
-def _study_submit(arguments: argparse.Namespace) -> int:
-    from supmim_scale.cluster.study import load_study, require_begun, write_manifest
-    from supmim_scale.cluster.study_jobs import study_jobs
-    from supmim_scale.cluster.submission import parse_options
-
-    study = load_study(arguments.study)
-    folder = _runs_folder() / study.name
-    require_begun(folder, arguments.command == "resume")
-    jobs = study_jobs(
-        folder, study, arguments.limit, _options(arguments), parse_options(arguments.fit_sbatch),
-        checks_data=not arguments.unchecked_data,
-    )  # fmt: skip
-    if jobs is None:
-        print(f"{study.name}: every run is over or queued")
-        return EXIT_DONE
-    if arguments.dry_run:
-        print(jobs.text(), end="")
-        return EXIT_DONE
-    jobs.require_acceptable()
-    write_manifest(study, folder)
-    array, runs = jobs.submit_array(), f"{len(jobs.elements)} of {len(study.runs)} runs"
-    print(f"job array {array}: {runs}, {jobs.limit} side by side", flush=True)
-    print(f"then job {jobs.submit_fit(array)}\nlook at them: supmim-scale jobs {folder}")
-    return EXIT_DONE
-
-
-def _study_run(arguments: argparse.Namespace) -> int:
-    from supmim_scale.cluster.jobs import run_states
-    from supmim_scale.cluster.study import load_study, write_manifest
-    from supmim_scale.launcher import launch
-
-    study = load_study(arguments.study)
-    folder, worst = _runs_folder() / study.name, EXIT_DONE
-    write_manifest(study, folder)
-    for number, (run, state) in enumerate(zip(study.runs, run_states(folder, {}), strict=True), 1):
-        print(f"\n== [{number}/{len(study.runs)}] {run.name}: {state.state} ==", flush=True)
-        if not state.is_over:
-            words = [run.recipe, *run.overrides, f"log.run_dir={folder / run.name}"]
-            worst = max(worst, launch(arguments.ranks, ["train", *words]))
-    return worst
-
-
-def _collect(arguments: argparse.Namespace) -> int:
-    from supmim_scale.cluster.study_jobs import collect
-
-    path, left_out = collect(arguments.folder)
-    for state in left_out:
-        print(f"left out: {state.name}, {state.state}" + (f" ({state.why})" if state.why else ""))
-    print(path)
-    return EXIT_DONE
-
-
-def _runs_folder() -> Path:
+def runs_folder() -> Path:
     """Where slurm/site.sh says that runs lie."""
     from supmim_scale.cluster.templates import find_template, site_setting
 

@@ -133,7 +133,7 @@ class LocalSlurm:
             "JobRequeue=1", "ReturnToService=2", "MailProg=/bin/true",
             "SlurmdParameters=config_overrides",  # a small host may advertise large nodes
             "SlurmctldTimeout=10", "SlurmdTimeout=10", "KillWait=20", "MinJobAge=3600",
-            "InactiveLimit=0", "Waittime=0", "OverTimeLimit=0",
+            "InactiveLimit=0", "EnforcePartLimits=ALL", "Waittime=0", "OverTimeLimit=0",
             "AccountingStorageType=accounting_storage/none", "JobCompType=jobcomp/none",
         ]  # fmt: skip
         lines += [

@@ -16,13 +16,13 @@ ORDER = [
     "models",
     "data",
     "optim",
-    "assemble", "inputs",
+    "assemble", "inputs", "studies",
     "engine",
     "provenance", "preflight", "weights", "evaluation", "pictures", "metrics", "checkpoints",
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train", "finished",
-    "data_commands", "cluster_commands", "cli", "__main__",
+    "data_commands", "cluster_commands", "study_commands", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -52,6 +52,7 @@ TORCH_FREE = [
     "config",
     "cluster",
     "cluster_commands",
+    "study_commands",
 ]
 
 

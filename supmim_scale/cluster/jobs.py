@@ -1,6 +1,7 @@
 """Runs at a glance: what Slurm says of their jobs, and what their folders say of the runs."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from supmim_scale.cluster.slurm import JobState
-from supmim_scale.cluster.study import MANIFEST, read_manifest
-from supmim_scale.cluster.submission import SUBMITTED
+from supmim_scale.cluster.study import MANIFEST, SUBMITTED, read_manifest
 from supmim_scale.units import duration
 
 OVER = "COMPLETED"  # all steps done and evaluated, whatever became of the job after that
@@ -23,7 +23,8 @@ _TAIL_BYTES = 64 * 1024  # of a job's log, searched for its last error
 @dataclass(frozen=True)
 class RunState:
     """A line of the table. `start`, `figures` and `held_out` are the last rows of the run's log:
-    how it started, a log step, an evaluation; empty where there is none."""
+    how it started, a log step, an evaluation; empty where there is none. `first_loss` is that of
+    its first log line."""
 
     name: str
     job: str | None
@@ -32,6 +33,7 @@ class RunState:
     steps_done: int
     num_steps: int | None
     start: Mapping[str, Any]
+    first_loss: float
     figures: Mapping[str, float]
     held_out: Mapping[str, float]
     requeues: int
@@ -94,7 +96,9 @@ def _is_run(path: Path) -> bool:
 
 
 def _state(path: Path, name: str, jobs: Mapping[str, JobState], element: str | None) -> RunState:
-    last = {row["kind"]: row for row in _rows(path / "log.jsonl")}
+    log = _rows(path / "log.jsonl")
+    last = {row["kind"]: row for row in log}
+    first_loss = next((row["loss"] for row in log if row["kind"] == "train"), math.nan)
     start, train, held_out = (last.get(kind, {}) for kind in ("start", "train", "eval"))
     started = _started(path / _JOBS)
     submitted = [row["job"] for row in _rows(path / SUBMITTED)]
@@ -109,7 +113,8 @@ def _state(path: Path, name: str, jobs: Mapping[str, JobState], element: str | N
         why = _last_error(started.get(job)) or (f"exit code {known.exit_code}" if known else "")
     requeues = known.restarts if known else start.get("restart", 0)
     return RunState(
-        name, job, state, in_queue, steps_done, num_steps, start, train, held_out, requeues, why
+        name, job, state, in_queue, steps_done, num_steps, start, first_loss, train, held_out,
+        requeues, why,
     )  # fmt: skip
 
 

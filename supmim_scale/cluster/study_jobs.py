@@ -1,13 +1,12 @@
-"""A study's runs as jobs: an array for those that are not over, the table and the fit after it."""
+"""A study's runs as jobs: arrays of those that are not over, and the report after them."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from supmim_scale.cluster import slurm, templates
-from supmim_scale.cluster.jobs import RunState, run_states
-from supmim_scale.cluster.study import MANIFEST, Study, read_manifest
+from supmim_scale.cluster.jobs import run_states
+from supmim_scale.cluster.study import MANIFEST, Study
 from supmim_scale.cluster.submission import (
     Submission,
     require_data,
@@ -16,38 +15,42 @@ from supmim_scale.cluster.submission import (
 )
 from supmim_scale.errors import UserError
 
-TABLE = "runs.csv"
-_FIGURES = ("loss", "class_loss", "mim_loss", "top1", "images_per_s", "data_wait",
-            "peak_memory_bytes")  # fmt: skip
 _PAYS = ("account", "qos", "reservation")
-_FACTS = ("digest", "encoder_params", "train_flops_per_image", "global_batch", "world_size")
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Runs that can be submitted together: places in the manifest, and their job array."""
+
+    elements: tuple[int, ...]
+    array: Submission
 
 
 @dataclass(frozen=True)
 class StudyJobs:
-    """The array of a study's unfinished runs, and the job that waits for it."""
+    """Arrays of a study's unfinished runs, one after the other, and the job that waits for all.
+    `waiting` are runs left out, since what they branch off from is in the queue."""
 
-    elements: tuple[int, ...]
-    array: Submission
+    waves: tuple[Wave, ...]
     fit: Submission
-    limit: int
+    waiting: tuple[str, ...]
 
     def text(self) -> str:
         """What would be submitted, for people."""
-        return self.array.text() + "\n# then, when the array is over:\n" + self.fit.text()
+        return "\n# then\n".join(job.text() for job in (*(w.array for w in self.waves), self.fit))
 
     def require_acceptable(self) -> None:
-        """Raise `UserError` where Slurm would refuse either; submits nothing."""
-        self.array.require_acceptable()
-        self.fit.require_acceptable()
+        """Raise `UserError` where Slurm would refuse any of them; submits nothing."""
+        for job in (*(wave.array for wave in self.waves), self.fit):
+            job.require_acceptable()
 
-    def submit_array(self) -> str:
-        """Submit the runs; returns the array's id."""
-        return self.array.submit({"elements": list(self.elements)})
-
-    def submit_fit(self, array: str) -> str:
-        """Submit the job that waits for the array; returns its id."""
-        return self.fit.submit(after=array)
+    def submit(self) -> tuple[list[str], str]:
+        """Submit all; returns the arrays' ids and the last job's."""
+        arrays: list[str] = []
+        for wave in self.waves:
+            record = {"elements": list(wave.elements)}
+            arrays.append(wave.array.submit(record, after=arrays[-1:]))
+        return arrays, self.fit.submit(after=arrays)
 
 
 def study_jobs(
@@ -61,13 +64,14 @@ def study_jobs(
 ) -> StudyJobs | None:
     """Jobs of the runs that are neither over nor in the queue; None where there are none.
 
-    `limit`: elements that run side by side. `fit_options` are those of the job after them, which
+    `limit`: runs of an array side by side. `fit_options` are those of the job after them, which
     also takes over who pays. Raises `UserError` where a run cannot work.
     """
     states = run_states(folder, slurm.job_states()) if (folder / MANIFEST).is_file() else []
-    busy = {one.name for one in states if one.is_over or one.is_in_queue}
-    elements = tuple(i for i, run in enumerate(study.runs) if run.name not in busy)
-    if not elements:
+    over = {one.name for one in states if one.is_over}
+    queued = {one.name for one in states if one.is_in_queue}
+    waves, waiting = waves_of(study, over, queued)
+    if not waves:
         return None
     if limit < 1:
         raise UserError("--limit", f"{limit}", "1 or more", "say how many may run side by side")
@@ -78,60 +82,40 @@ def study_jobs(
         if checks_data:
             require_data(run.config())
     require_plain(folder)
-    own = {"array": f"{','.join(map(str, elements))}%{limit}",
-           "job-name": study.name, "output": f"{folder}/%x_%A_%a.log", **options}  # fmt: skip
+    own = {"job-name": study.name, "output": f"{folder}/%x_%A_%a.log", **options}
     after = {"job-name": f"{study.name}_fit", "output": f"{folder}/%x_%j.log",
              **{key: options[key] for key in _PAYS if key in options}, **fit_options}  # fmt: skip
     return StudyJobs(
-        elements,
-        Submission(array, own, (str(folder / MANIFEST),), folder),
+        tuple(Wave(w, _array(array, own, w, limit, folder)) for w in waves),
         Submission(fit, after, (str(folder),), folder, "fit_job.sh"),
-        limit,
+        waiting,
     )
 
 
-def collect(folder: Path) -> tuple[Path, list[RunState]]:
-    """Write `runs.csv`: a row for every run that is over; returns it and the runs left out.
-
-    `images_seen` and `train_flops` are of the whole run; losses are means since the log line
-    before the last, top-1 and top-5 those of the held-out set.
-    """
-    study, states = read_manifest(folder), run_states(folder, _known_jobs())
-    rows = [
-        _row(run.name, run.overrides, state)
-        for run, state in zip(study.runs, states, strict=True)
-        if state.is_over
+def waves_of(
+    study: Study, over: set[str], queued: set[str]
+) -> tuple[list[tuple[int, ...]], tuple[str, ...]]:
+    """Places of the runs to submit, each after the wave of the run that it branches off from; and
+    the names of those whose parent is in the queue already."""
+    depth: dict[str, int] = {}
+    waiting: list[str] = []
+    for run in study.runs:  # a parent stands before its children
+        if run.name in over or run.name in queued:
+            continue
+        if run.parent in queued or run.parent in waiting:
+            waiting.append(run.name)
+        else:
+            depth[run.name] = depth[run.parent] + 1 if run.parent in depth else 0
+    last = max(depth.values(), default=-1)
+    waves = [
+        tuple(place for place, run in enumerate(study.runs) if depth.get(run.name) == level)
+        for level in range(last + 1)
     ]
-    if not rows:
-        raise UserError(str(folder), "no run that is over", "one or more",
-                        f"look at supmim-scale jobs {folder}")  # fmt: skip
-    path = folder / TABLE
-    with open(path.with_suffix(".part"), "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    path.with_suffix(".part").replace(path)
-    return path, [state for state in states if not state.is_over]
+    return waves, tuple(waiting)
 
 
-def _known_jobs() -> dict[str, slurm.JobState]:
-    """Slurm's word on the jobs; folders alone speak where there is no Slurm."""
-    try:
-        return slurm.job_states()
-    except UserError:
-        return {}
-
-
-def _row(name: str, overrides: Sequence[str], state: RunState) -> dict[str, object]:
-    start, figures, held_out = state.start, state.figures, state.held_out
-    images = state.steps_done * start["global_batch"]
-    return {
-        "run": name,
-        **{f"set:{key}": value for key, _, value in (word.partition("=") for word in overrides)},
-        **{key: start[key] for key in _FACTS},
-        "steps_done": state.steps_done,
-        "images_seen": images,
-        "train_flops": images * start["train_flops_per_image"],
-        **{f"train_{key}": figures[key] for key in _FIGURES},
-        **{f"eval_{key}": value for key, value in held_out.items() if key.startswith("top")},
-    }
+def _array(
+    template: Path, options: Mapping[str, str], elements: Sequence[int], limit: int, folder: Path
+) -> Submission:
+    places = {"array": f"{','.join(map(str, elements))}%{limit}"}
+    return Submission(template, places | dict(options), (str(folder / MANIFEST),), folder)

@@ -11,11 +11,11 @@ from typing import Any
 
 from supmim_scale.cluster import slurm, templates
 from supmim_scale.cluster.allocation import require_cpus
+from supmim_scale.cluster.study import SUBMITTED
 from supmim_scale.config import RunConfig, load_config
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
 
-SUBMITTED = "submitted.jsonl"
 _DEFAULT = "vitl_in21k"  # template of recipes that name none
 _OPTION = re.compile(r"--([a-z][\w-]*)(?:=(.*))?", re.DOTALL)
 
@@ -45,10 +45,10 @@ class Submission:
         words = ["--test-only", *self._command_line()]
         slurm.submit(words, templates.environment(self.template), self.script)
 
-    def submit(self, record: Mapping[str, Any] | None = None, after: str | None = None) -> str:
+    def submit(self, record: Mapping[str, Any] | None = None, after: Sequence[str] = ()) -> str:
         """Write the script into its folder and submit it from there; returns the job's id.
 
-        `after`: a job whose end, of all its elements however they end, this one waits for.
+        `after`: jobs whose end, of all their elements however they end, this one waits for.
         Raises `UserError` where the folder cannot be written or Slurm refuses.
         """
         self.require_acceptable()
@@ -60,7 +60,7 @@ class Submission:
             raise UserError(
                 "run folder", str(error), "a writable folder", "set log.run_dir, or SUPMIM_RUNS"
             ) from None
-        waits = [f"--dependency=afterany:{after}"] if after else []
+        waits = [f"--dependency=afterany:{':'.join(after)}"] if after else []
         words = [*self._command_line(), *waits, str(path), *self.words]
         job = slurm.submit(words, templates.environment(self.template))
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -4,6 +4,7 @@ A target is kept outside the trained module: it has no trainable parameter, ZeRO
 partition it, and the step receives its output as data.
 """
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -172,6 +173,14 @@ def require_vqgan_folder(folder: str | None) -> None:
     if folder is None or not (Path(folder) / "config.json").is_file():
         fix = "point mim.vqgan at a folder with config.json and safetensors"
         raise UserError("mim.vqgan", f"no config.json in {folder}", "a diffusers VQModel", fix)
+
+
+def num_vqgan_codes(folder: str | None) -> int:
+    """Entries of a saved VQGAN's codebook. Raises `UserError` where the folder is none."""
+    require_vqgan_folder(folder)
+    assert folder is not None
+    content = json.loads((Path(folder) / "config.json").read_text())
+    return int(content["num_vq_embeddings"])
 
 
 def _load_vqgan(folder: str):  # type: ignore[no-untyped-def]

@@ -62,7 +62,11 @@ def test_what_cannot_work_is_one_line_in_the_log_in_the_first_seconds(jobs, tmp_
 
 def test_gpus_that_the_partition_lacks_are_refused_at_submission(jobs):
     done = jobs.sbatch(
-        "--nodes=1", "--gpus-per-node=8", str(ROOT / "slurm/vitl_in21k.sh"), check=False
+        "--nodes=1",
+        "--gpus-per-node=8",
+        "--cpus-per-task=1",
+        str(ROOT / "slurm/vitl_in21k.sh"),
+        check=False,
     )
     assert done.returncode == 1
     assert "Requested node configuration is not available" in done.stderr

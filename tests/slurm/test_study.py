@@ -4,8 +4,8 @@ import csv
 
 import pytest
 import yaml
-from conftest import ROOT, assert_refused
-from slurm_fixture import assert_one_line, rows
+from conftest import ROOT, assert_refused, command
+from slurm_fixture import assert_one_line, curve, rows
 
 SHAPE = ["--sbatch=--ntasks-per-node=1", "--sbatch=--cpus-per-task=3", "--gpus-per-node=0"]
 
@@ -26,18 +26,18 @@ def study(jobs):
 def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
     said = jobs.command("study", "submit", study, "--limit", 2, *SHAPE).stdout
     array, fit = said.split("job array ")[1].split(":")[0], said.split("then job ")[1].split()[0]
-    assert "6 of 6 runs, 2 side by side" in said
+    assert "6 of 6 runs" in said
     assert jobs.facts(array)["ArrayTaskThrottle"] == "2"
     states = [jobs.end_of(f"{array}_{i}")["JobState"] for i in range(6)]
     assert states == ["COMPLETED"] * 4 + ["FAILED", "COMPLETED"]
     assert jobs.end_of(fit)["JobState"] == "COMPLETED", jobs.log(fit)
     folder = jobs.runs / "seeds"
-    assert "left out: seed4, FAILED" in jobs.log(fit)
+    assert "left out: seed4: FAILED (error: " in jobs.log(fit)
     with open(folder / "runs.csv") as file:
         table = list(csv.DictReader(file))
     assert [row["run"] for row in table] == ["seed0", "seed1", "seed2", "seed3", "seed5"]
-    assert [row["set:seed"] for row in table] == ["0", "1", "2", "3", "5"]
-    assert all(int(row["images_seen"]) == 24 for row in table)
+    assert [row["seed"] for row in table] == ["0", "1", "2", "3", "5"]
+    assert all(int(row["samples_seen"]) == 24 for row in table)
 
     lines = jobs.command("jobs", folder).stdout.splitlines()
     failed = next(place for place, line in enumerate(lines) if line.startswith("seed4"))
@@ -85,13 +85,14 @@ def test_a_recipe_is_submitted_as_it_is_shown(jobs):
         (["vitl61_in21k"], ["recipe", "vitl16_in21k"]),
         (["smoke", "optim.lr=fast"], ["optim.lr"]),
         (["smoke", "input.root=/nowhere"], ["input.root", "no folder /nowhere"]),
-        (["smoke", "--gpus-per-node=8"], ["sbatch", "Requested node configuration"]),
+        (["smoke", "--gpus-per-node=8"], ["sbatch: found", "change the options"]),
         (["smoke", "--sbatch=--cpus-per-task=1"], ["--cpus-per-task", "input.threads"]),
         (["smoke", "--sbatch=--ntasks-per-node=3"], ["--ntasks-per-node", "a task a GPU"]),
         (["smoke", "--nodes=3", "--gpus-per-node=1"], ["global_batch"]),
         (["smoke", "--sbatch=-p high"], ["--sbatch", "--name=value"]),
         (["smoke", "--sbatch=--partition=nowhere"], ["sbatch", "partition"]),
         (["smoke", "log.run_dir=/proc/run"], ["run folder"]),
+        (["smoke", "log.run_dir=/tmp/a%b"], ["run folder", "no %"]),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_queued(jobs, words, expected):
@@ -103,48 +104,25 @@ def test_what_cannot_work_is_refused_before_it_is_queued(jobs, words, expected):
     assert jobs.slurm.command("squeue", "-h").stdout == ""
 
 
-STUDY = {"name": "s", "recipe": "smoke", "grid": {"seed": [0, 1]}}
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"grids": 1}, ["grids", "did you mean grid"]),
-        ({"runs": {"a": {}}}, ["both grid and runs"]),
-        ({"grid": {}}, ["neither grid nor runs"]),
-        ({"grid": {"seed": 1}}, ["key: [value, ...]"]),
-        ({"grid": {"seed": [1, 1]}}, ["seed1", "two runs"]),
-        ({"grid": {"model.width": [33]}}, ["run width33", "model.heads"]),
-        ({"recipe": "smog"}, ["recipe", "smoke"]),
-        ({"name": "../up"}, ["../up", "a name that no folder can have"]),
-        ({"overrides": ["x"]}, ["overrides", "key: value"]),
-        ({"overrides": {"data.name": "a\tb"}}, ["no tab or line break"]),
-    ],
-)
-def test_a_wrong_study_is_one_line(tmp_path, change, expected):
-    from conftest import command
-
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | change))
-    done = command("study", "plan", tmp_path / "study.yaml", check=False)
-    assert_refused(done, *expected)
-
-
-def test_a_study_runs_on_a_laptop_and_goes_on_where_it_was(shards, tmp_path):
-    from conftest import SMALL, command
-
-    pairs = dict(word.split("=", 1) for word in SMALL)
-    grid = {"seed": [0], "mim.weight": [0, 1.0]}
-    tree = STUDY | {"grid": grid, "overrides": {**pairs, "input.root": str(shards)}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    words = ["study", "run", tmp_path / "study.yaml", "--ranks", 1]
-    said = command(*words, SUPMIM_RUNS=str(tmp_path)).stdout
-    assert "[2/2] seed0_weight1.0: NOT STARTED" in said
-    said = command(*words, SUPMIM_RUNS=str(tmp_path)).stdout
-    assert "[2/2] seed0_weight1.0: COMPLETED" in said
-    assert "step" not in said
-    command("study", "collect", tmp_path / "s")
-    with open(tmp_path / "s/runs.csv") as file:
-        assert [row["set:mim.weight"] for row in csv.DictReader(file)] == ["0", "1.0"]
+def test_runs_that_branch_off_come_in_waves_and_learn_what_one_long_run_learns(jobs, tmp_path):
+    """The second array waits for the first; the longer run begins where the shorter cooled down."""
+    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
+    pairs |= {"optim.schedule": "wsd", "optim.cooldown_steps": 2}
+    tree = {"name": "branches", "recipe": "smoke", "overrides": pairs, "images": [40, 64]}
+    (jobs.folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    said = jobs.command("study", "submit", jobs.folder / "study.yaml", *SHAPE).stdout
+    first, second = (part.split(":")[0] for part in said.split("job array ")[1:])
+    alone = tmp_path / "alone"
+    overrides = [f"{key}={value}" for key, value in pairs.items()]
+    command("train", "smoke", *overrides, "optim.steps=8", "engine.kind=plain",
+            f"log.run_dir={alone}")  # fmt: skip
+    states = [jobs.end_of(job)["JobState"] for job in (f"{first}_0", f"{second}_1")]
+    assert states == ["COMPLETED", "COMPLETED"], jobs.log(first) + jobs.log(second)
+    short, long = jobs.runs / "branches/images40", jobs.runs / "branches/images64"
+    assert [step for step, _, _ in curve(long)] == [4, 5, 6, 7, 8]
+    whole = curve(short)[:3] + curve(long)
+    for a, b in zip(whole, curve(alone), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
 
 
 def test_an_array_longer_than_its_manifest_says_so(jobs):

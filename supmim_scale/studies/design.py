@@ -1,0 +1,250 @@
+"""A study's YAML file as runs, each with its size, its data and its compute, cheapest first."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from supmim_scale import assemble
+from supmim_scale.cluster.study import Study, StudyRun
+from supmim_scale.config import RunConfig
+from supmim_scale.config.load import read_yaml
+from supmim_scale.errors import UserError, did_you_mean
+from supmim_scale.flops import step_flops
+
+BUDGETS = ("images", "flops", "images_per_param")
+_AXES = ("sizes", "objectives", "schedules")  # NAME: {key: value} each
+_KEYS = ("name", "recipe", "overrides", *_AXES, "grid", "seeds", "runs", *BUDGETS, "branch", "law",
+         "cluster")  # fmt: skip
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_ENDLESS = 10**9  # steps while a run's length is not known yet
+
+Words = dict[str, str]  # overrides by key
+
+
+@dataclass(frozen=True)
+class DesignedRun:
+    """A run and what it takes: `params` of the encoder without its head, `images` seen and
+    `train_flops` without recomputation, of the whole run. `shared_images` of them were seen by the
+    run that it branches off from."""
+
+    run: StudyRun
+    config: RunConfig
+    arm: str
+    params: int
+    images: int
+    train_flops: float
+    shared_images: int = 0
+
+    @property
+    def own_flops(self) -> float:
+        """FLOPs that this run itself has to do."""
+        return self.train_flops * (1 - self.shared_images / self.images)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study as it was written; `law` None: no law is to be fitted, and none is looked at."""
+
+    name: str
+    text: str
+    runs: tuple[DesignedRun, ...]
+    law: str | None
+    cluster: Mapping[str, Any]
+
+    @property
+    def study(self) -> Study:
+        """The runs as a manifest lists them."""
+        return Study(self.name, tuple(one.run for one in self.runs))
+
+
+def load_design(path: Path) -> Design:
+    """A study from its YAML file. slurm/README.md says what it may hold.
+
+    Raises `UserError` for anything unknown or doubled, and for a run whose recipe is wrong.
+    """
+    tree = read_yaml(path)
+    for key in tree:
+        if key not in _KEYS:
+            fix = did_you_mean(str(key), _KEYS)
+            raise UserError(f"{path}: {key}", "an unknown key", "a study's key", fix)
+    name, recipe = (_text(tree, key, path) for key in ("name", "recipe"))
+    shared = _words(tree.get("overrides", {}), f"{path}: overrides")
+    budget = _budget(tree, path)
+    families = [
+        _family(recipe, shared | own, run_name, arm, budget)
+        for run_name, arm, own in _combinations(tree, path)
+    ]
+    if _flag(tree, "branch", path):
+        families = [_branched(family) for family in families]
+    runs = sorted((run for family in families for run in family), key=lambda run: run.train_flops)
+    _require_names([name, *(one.run.name for one in runs)], path)
+    sizes = {one.params for one in runs}, {one.images for one in runs}
+    law = tree.get("law", "parametric" if min(map(len, sizes)) > 1 else None)
+    cluster = tree.get("cluster", {})
+    if not isinstance(cluster, dict):
+        raise UserError(f"{path}: cluster", f"{cluster!r}", "key: value lines", "write gpu: h100")
+    return Design(name, path.read_text(), tuple(runs), law and str(law), cluster)
+
+
+def _combinations(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, Words]]:
+    """(name, arm, overrides) of every run but for its budget."""
+    if "runs" in tree:
+        others = [key for key in (*_AXES, "grid", "seeds", *BUDGETS) if key in tree]
+        if others:
+            raise UserError(f"{path}: runs", f"runs beside {others[0]}", "one of them",
+                            "name every run under runs:, or none")  # fmt: skip
+        for name, own in _mapping(tree["runs"], f"{path}: runs").items():
+            yield str(name), "", _words(own, f"{path}: runs.{name}")
+        return
+    axes = [_named_axis(tree, key, path) for key in _AXES if key in tree]
+    for key, values in _mapping(tree.get("grid", {}), f"{path}: grid").items():
+        short = str(key).rpartition(".")[2]
+        values = _list(values, f"{path}: grid.{key}")
+        axes.append([(f"{short}{_shown(v)}", "", {str(key): _shown(v)}) for v in values])
+    if "seeds" in tree:
+        seeds = _list(tree["seeds"], f"{path}: seeds")
+        axes.append([(f"seed{_shown(v)}", "", {"seed": _shown(v)}) for v in seeds])
+    if not axes and not any(key in tree for key in BUDGETS):
+        raise UserError(str(path), "neither axes nor runs", "some",
+                        "write sizes:, grid:, images: and so on, or runs:")  # fmt: skip
+    for parts in itertools.product(*axes):
+        own = {key: value for _, _, words in parts for key, value in words.items()}
+        arm = ", ".join(arm for _, arm, _ in parts if arm)
+        yield "_".join(name for name, _, _ in parts), arm, own
+
+
+def _named_axis(tree: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, str, Words]]:
+    where = f"{path}: {key}"
+    choices = _mapping(tree[key], where)
+    is_arm = key != "sizes"
+    return [
+        (str(name), str(name) if is_arm else "", _words(own, f"{where}.{name}"))
+        for name, own in choices.items()
+    ]
+
+
+def _budget(tree: Mapping[str, Any], path: Path) -> tuple[str, list[float]] | None:
+    """How long runs are: a kind of `BUDGETS` and its values; None: as the recipe says."""
+    given = [key for key in BUDGETS if key in tree]
+    if len(given) > 1:
+        raise UserError(str(path), " and ".join(given), "one of them", "leave one")
+    if not given:
+        return None
+    values = _list(tree[given[0]], f"{path}: {given[0]}")
+    try:
+        numbers = [float(value) for value in values]
+        assert all(number > 0 for number in numbers)
+    except (TypeError, ValueError, AssertionError):
+        raise UserError(f"{path}: {given[0]}", f"{values}", "numbers above 0",
+                        "write, say, 1.0e+12") from None  # fmt: skip
+    return given[0], sorted(numbers)
+
+
+def _family(
+    recipe: str, words: Words, name: str, arm: str, budget: tuple[str, list[float]] | None
+) -> list[DesignedRun]:
+    """The runs of one combination, a run a budget."""
+    if budget is None:
+        run = StudyRun(name, recipe, _overrides(words))
+        steps = run.config().optim.steps
+        if steps is None:
+            raise UserError(
+                f"run {name}: optim.epochs", "a length in epochs", "optim.steps",
+                "set overrides: {optim.epochs: null, optim.steps: N}, or a budget",
+            )  # fmt: skip
+        return [_designed(run, arm, steps)]
+    kind, values = budget
+    endless = words | {"optim.epochs": "null", "optim.steps": str(_ENDLESS)}
+    config = StudyRun(name, recipe, _overrides(endless)).config()
+    one_image = _designed(StudyRun(name, recipe, _overrides(endless)), arm, _ENDLESS)
+    per_image = one_image.train_flops / one_image.images
+    runs = []
+    for value in values:
+        images = {"images": value, "flops": value / per_image,
+                  "images_per_param": value * one_image.params}[kind]  # fmt: skip
+        steps = max(1, round(images / config.optim.global_batch))
+        full = "_".join(part for part in (name, f"{kind}{value:g}") if part)
+        own = _overrides(endless | {"optim.steps": str(steps)})
+        runs.append(_designed(StudyRun(full, recipe, own), arm, steps))
+    return runs
+
+
+def _designed(run: StudyRun, arm: str, steps: int) -> DesignedRun:
+    config = run.config()
+    images = steps * config.optim.global_batch
+    shape = assemble.joint_shape(config, assemble.target_features(config))
+    flops = float(images * step_flops(shape).model)
+    return DesignedRun(run, config, arm, assemble.encoder_params(config), images, flops)
+
+
+def _branched(family: Sequence[DesignedRun]) -> list[DesignedRun]:
+    """Runs of one length after the other, each going on from where the one before cooled down."""
+    optim = family[0].config.optim
+    if optim.schedule == "cosine" or not optim.cooldown_steps or len(family) < 2:
+        return list(family)
+    done: list[DesignedRun] = []
+    for one in family:
+        words = (*one.run.overrides, "checkpoint.before_cooldown=true")
+        run, shared = replace(one.run, overrides=words), 0
+        if done:
+            run = replace(run, parent=done[-1].run.name)
+            shared = done[-1].images - optim.cooldown_steps * optim.global_batch
+        done.append(replace(one, run=run, config=run.config(), shared_images=shared))
+    return done
+
+
+def _overrides(words: Words) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in words.items())
+
+
+def _words(overrides: Any, where: str) -> Words:
+    """`{key: value}` as they are typed on the command line."""
+    words = {str(key): _shown(value) for key, value in _mapping(overrides, where).items()}
+    for key, value in words.items():
+        if "\t" in key + value or "\n" in key + value:
+            raise UserError(f"{where}.{key}", f"{value!r}", "no tab or line break",
+                            "write it without")  # fmt: skip
+    return words
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(where, f"{value!r}", "key: value lines", "write, say, optim.lr: 0.001")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise UserError(where, f"{value!r}", "a list", "write [first, second]")
+    return value
+
+
+def _flag(tree: Mapping[str, Any], key: str, path: Path) -> bool:
+    value = tree.get(key, True)
+    if not isinstance(value, bool):
+        raise UserError(f"{path}: {key}", f"{value!r}", "true or false", "write one of them")
+    return value
+
+
+def _text(tree: Mapping[str, Any], key: str, path: Path) -> str:
+    if not isinstance(tree.get(key), str):
+        raise UserError(f"{path}: {key}", f"{tree.get(key)!r}", "a word", f"write {key}: ...")
+    return str(tree[key])
+
+
+def _require_names(names: Sequence[str], path: Path) -> None:
+    for place, name in enumerate(names):
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{path}: {name}", "a name that no folder can have",
+                            "letters, digits, . _ + -", "name the run under runs:")  # fmt: skip
+        if name in names[1:place]:
+            raise UserError(f"{path}: {name}", "two runs of this name", "one", "change an axis")

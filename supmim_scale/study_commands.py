@@ -1,0 +1,134 @@
+"""The command line of scaling studies: `supmim-scale study COMMAND`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from supmim_scale.cluster_commands import (
+    add_job_options,
+    job_options,
+    known_jobs,
+    runs_folder,
+    show_jobs,
+)
+from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED
+
+if TYPE_CHECKING:
+    from supmim_scale.studies.design import Design
+
+
+def add_study_commands(parser: argparse.ArgumentParser) -> None:
+    """`plan`, `run`, `submit`, `status`, `resume`, `collect`, `report`."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    plan = _of_file(commands, "plan", "check a study, list its runs and what they take")
+    plan.set_defaults(run=_plan)
+
+    run = _of_file(commands, "run", "train what is not over on this machine, cheapest first")
+    run.add_argument("--ranks", type=int, default=2, help="processes of each run")
+    run.set_defaults(run=_run)
+
+    for name, text in (
+        ("submit", "submit a study as job arrays, and its report after them"),
+        ("resume", "submit again the runs that are neither over nor queued"),
+    ):
+        submit = _of_file(commands, name, text)
+        submit.add_argument("--limit", type=int, default=4, help="runs of an array side by side")
+        submit.add_argument("--nodes", type=int, help="of each run; default: the template's")
+        submit.add_argument(
+            "--fit-sbatch", action="append", default=[], metavar="--NAME=VALUE",
+            help="an option of sbatch for the job after the arrays, a CPU partition say",
+        )  # fmt: skip
+        add_job_options(submit)
+        submit.set_defaults(run=_submit, command=name)
+
+    status = _of_file(commands, "status", "the runs' jobs, as supmim-scale jobs shows them")
+    status.set_defaults(run=_status)
+    collect = commands.add_parser("collect", help="finished runs as runs.csv and runs.parquet")
+    collect.add_argument("folder", type=Path, help="of the study's runs")
+    collect.set_defaults(run=_collect)
+
+
+def _of_file(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("study", type=Path, help="the study's YAML file")
+    return parser
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    design, folder = _design(arguments)
+    print(f"{design.name}: {len(design.runs)} runs, into {folder}")
+    for one in design.runs:
+        print(f"  {one.run.name}: {one.run.recipe} {' '.join(one.run.overrides)}")
+    return EXIT_DONE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from supmim_scale.cluster.jobs import run_states
+    from supmim_scale.cluster.study import write_manifest
+    from supmim_scale.launcher import launch
+
+    design, folder = _design(arguments)
+    write_manifest(design.study, folder, design.text)
+    runs, worst = design.study.runs, EXIT_DONE
+    for number, run in enumerate(runs, 1):
+        state = run_states(folder, {})[number - 1]
+        print(f"\n== [{number}/{len(runs)}] {run.name}: {state.state} ==", flush=True)
+        if not state.is_over:
+            words = ["train", *run.words(folder), f"log.run_dir={folder / run.name}"]
+            code = launch(arguments.ranks, words)
+            if code == EXIT_PREEMPTED:  # told to stop, not this run alone
+                return code
+            worst = max(worst, code)
+    return worst
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from supmim_scale.cluster.study import require_begun, write_manifest
+    from supmim_scale.cluster.study_jobs import study_jobs
+    from supmim_scale.cluster.submission import parse_options
+
+    design, folder = _design(arguments)
+    require_begun(folder, arguments.command == "resume")
+    jobs = study_jobs(
+        folder, design.study, arguments.limit, job_options(arguments),
+        parse_options(arguments.fit_sbatch), checks_data=not arguments.unchecked_data,
+    )  # fmt: skip
+    if jobs is None:
+        print(f"{design.name}: every run is over or queued")
+        return EXIT_DONE
+    if arguments.dry_run:
+        print(jobs.text(), end="")
+        return EXIT_DONE
+    jobs.require_acceptable()
+    write_manifest(design.study, folder, design.text)
+    arrays, after = jobs.submit()
+    for array, wave in zip(arrays, jobs.waves, strict=True):
+        print(f"job array {array}: {len(wave.elements)} of {len(design.runs)} runs")
+    for name in jobs.waiting:
+        print(f"left out: {name}, what it branches off from is queued; resume again later")
+    print(f"then job {after}\nlook at them: supmim-scale jobs {folder}")
+    return EXIT_DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    return show_jobs(_design(arguments)[1])
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from supmim_scale.studies.collect import collect
+
+    path, left_out = collect(arguments.folder, known_jobs())
+    for line in left_out:
+        print(f"left out: {line}")
+    print(f"{path}\n{path.with_suffix('.parquet')}")
+    return EXIT_DONE
+
+
+def _design(arguments: argparse.Namespace) -> "tuple[Design, Path]":
+    """The study, and the folder of its runs."""
+    from supmim_scale.studies.design import load_design
+
+    design = load_design(arguments.study)
+    return design, runs_folder() / design.name
