@@ -109,9 +109,10 @@ begin_run() {
   fi
   log=$(scontrol show job "$job" | sed -n 's/^ *StdOut=//p')
   problem=$({
-    mkdir -p "$run" && rm -f "$run/stopped" &&
+    mkdir -p "$run" && rm -f "$run/stopped" "$run/mistake" &&
       echo "$before $idle" >"$run/starts" && printf '%s\t%s\n' "$job" "$log" >>"$run/jobs.tsv"
   } 2>&1) || fail "log.run_dir: found $problem; expected a writable folder; set log.run_dir=FOLDER"
+  export SUPMIM_MISTAKE=$run/mistake
   say "run $run, last checkpoint $before"
   if ! [ "$idle" -lt "$SUPMIM_IDLE_STARTS" ]; then
     say "$idle starts without a new checkpoint: not started again"
@@ -135,11 +136,13 @@ export_address() {
 
 # end_job CODE: requeue a run that stopped and saved; else end with the code of its ranks.
 #
-# srun's code is its highest task's, so that it alone proves nothing: RUN/stopped does.
+# srun's code is its highest task's, so that it alone proves nothing: the run's folder says whether
+# it stopped in order (stopped) or met a mistake of the user's (mistake).
 end_job() {
   local code=$1 after state
   [[ $code != 0 ]] || { say "done" && exit 0; }
   [[ -n $run ]] || { say "ended with $code" && exit "$code"; }
+  [[ ! -f $run/mistake ]] || code=2
   after=$(saved_step)
   say "srun ended with $code, last checkpoint $after"
   if [[ ! -f $run/stopped ]]; then

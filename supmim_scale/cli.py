@@ -1,6 +1,7 @@
 """The command line: `supmim-scale COMMAND`."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.stopping import Stopper, ignore_signals
 from supmim_scale.study_commands import add_study_commands
 
 
@@ -29,9 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         if isinstance(error, RankError) or rank == "0":
             print(f"error: {error}", file=sys.stderr)
+            _note_mistake(f"error: {error}")
+        ignore_signals()
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _note_mistake(line: str) -> None:
+    """For the batch script, which names a file: srun's code is its highest task's, and a mistake's
+    2 may not be seen beside the signals that end the other tasks."""
+    name = os.environ.get("SUPMIM_MISTAKE")
+    if name:
+        with contextlib.suppress(OSError):  # a folder that cannot be written may be the mistake
+            Path(name).write_text(line + "\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -106,8 +119,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from supmim_scale.stopping import Stopper
-
     stopper = Stopper()
     if arguments.ranks is None:
         stopper.install()  # before torch: a signal during its import must not kill
@@ -143,7 +154,7 @@ def _train(arguments: argparse.Namespace) -> int:
         line = f"after step {steps_done} ({stopper.reason or 'as another rank was told'}), {saved}"
         note_stop(run_dir, line)
         print(f"stopped {line}", flush=True)
-    stopper.ignore()
+    ignore_signals()
     leave_world(world)
     return EXIT_DONE if steps_done == run.num_steps else EXIT_PREEMPTED
 

@@ -10,6 +10,13 @@ from types import FrameType
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # the end, and Slurm's warning of it
 
 
+def ignore_signals() -> None:
+    """From here on the process ends by itself: another rank's end must not cut it short, for then
+    its exit code would be the signal's."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Stopper:
     """Notes a request to stop; the loop asks at the end of every step."""
 
@@ -30,11 +37,6 @@ class Stopper:
         if self.budget_s is not None and time.monotonic() - self._started > self.budget_s:
             self.reason = self.reason or f"{self.budget_s:.0f} s are over"
         return bool(self.reason)
-
-    def ignore(self) -> None:
-        """From here on the process ends by itself; another rank's end must not cut it short."""
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.reason = self.reason or signal.Signals(number).name

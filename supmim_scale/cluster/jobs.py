@@ -110,7 +110,8 @@ def _state(path: Path, name: str, jobs: Mapping[str, JobState], element: str | N
     if known is not None and known.state not in _ENDED:
         in_queue, state = True, known.state
     if not in_queue and not is_over and job:
-        why = _last_error(started.get(job)) or (f"exit code {known.exit_code}" if known else "")
+        code = f"exit code {known.exit_code}" if known else ""
+        why = _mistake(path) or _last_error(started.get(job)) or code
     requeues = known.restarts if known else start.get("restart", 0)
     return RunState(
         name, job, state, in_queue, steps_done, num_steps, start, first_loss, train, held_out,
@@ -144,6 +145,12 @@ def _started(path: Path) -> dict[str, Path]:
     lines = path.read_text().splitlines() if path.is_file() else []
     pairs = (line.partition("\t")[::2] for line in lines)
     return {job: Path(log) for job, log in pairs}
+
+
+def _mistake(path: Path) -> str:
+    """The line that the run ended with."""
+    file = path / "mistake"
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def _last_error(log: Path | None) -> str:

@@ -80,7 +80,7 @@ def test_a_cancelled_job_is_not_requeued(jobs):
     facts = jobs.end_of(job)
     settled()
     assert (jobs.facts(job)["JobState"], facts["Restarts"]) == ("CANCELLED", "0"), jobs.log(job)
-    assert "requeued" not in jobs.log(job)
+    assert "restart 0: requeued" not in jobs.log(job)
     last = jobs.steps_done()
     assert (jobs.runs / "run/stopped").read_text() == f"after step {last} (SIGTERM), saved\n"
 

@@ -151,22 +151,22 @@ def test_words_and_variables_are_never_run_as_code(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "stopped", "state", "ends", "says"),
+    ("code", "leaves", "state", "ends", "says"),
     [
-        (75, True, "RUNNING", 75, "requeued"),
-        (139, True, "RUNNING", 139, "requeued"),  # a rank that crashed in its teardown
-        (75, False, "RUNNING", 75, "not requeued: the run did not stop in order"),
-        (137, False, "RUNNING", 137, "not requeued: the run did not stop in order"),
-        (2, False, "RUNNING", 2, "not requeued: a mistake"),
-        (75, True, "COMPLETING", 75, "not requeued here: the job is COMPLETING"),
-        (75, True, "", 75, "not requeued here: the job is gone"),
-        (0, False, "RUNNING", 0, "done"),
+        (75, "stopped", "RUNNING", 75, "requeued"),
+        (139, "stopped", "RUNNING", 139, "requeued"),  # a rank that crashed in its teardown
+        (75, None, "RUNNING", 75, "not requeued: the run did not stop in order"),
+        (137, None, "RUNNING", 137, "not requeued: the run did not stop in order"),
+        (2, None, "RUNNING", 2, "not requeued: a mistake"),
+        (143, "mistake", "RUNNING", 2, "not requeued: a mistake"),  # beside a rank cut short
+        (75, "stopped", "COMPLETING", 75, "not requeued here: the job is COMPLETING"),
+        (75, "stopped", "", 75, "not requeued here: the job is gone"),
+        (0, None, "RUNNING", 0, "done"),
     ],
 )
-def test_what_is_requeued(tmp_path, monkeypatch, code, stopped, state, ends, says):
+def test_what_is_requeued(tmp_path, monkeypatch, code, leaves, state, ends, says):
     run = tmp_path / "run"
-    stop = f"touch '{run}/stopped';" if stopped else ""
-    monkeypatch.setitem(FAKES, "srun", f"{stop} exit {code}")
+    monkeypatch.setitem(FAKES, "srun", f"touch '{run}/{leaves or 'nothing'}'; exit {code}")
     monkeypatch.setitem(FAKES, "squeue", f"echo {state}")
     told = tmp_path / "told"
     monkeypatch.setitem(
