@@ -16,6 +16,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.scaling_commands import add_scaling_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
+    add_scaling_commands(commands.add_parser("scaling", help="fit scaling laws, draw, report"))
     return parser
 
 

@@ -21,7 +21,8 @@ ORDER = [
     "saving", "watching", "run_folder",
     "run",
     "train", "finished",
-    "data_commands", "cli", "__main__",
+    "scaling",
+    "data_commands", "scaling_commands", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -35,7 +36,7 @@ OWNERS = {
     "timm": {"models/encoder.py"},
     "tqdm": {"progress.py", "metrics.py", "data/synth.py", "evaluation.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
-    "matplotlib": {"data/stats.py"},
+    "matplotlib": {"data/stats.py", "scaling/figures.py", "scaling/style.py"},
     "diffusers": {"models/targets.py"},
     "sklearn": {"models/targets.py"},
 }
@@ -49,6 +50,8 @@ TORCH_FREE = [
     "flops",
     "report",
     "config",
+    "scaling",
+    "scaling_commands",
 ]
 
 

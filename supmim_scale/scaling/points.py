@@ -1,0 +1,94 @@
+"""The points that laws are fitted to: one a run, in one order whatever the file's."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supmim_scale.errors import UserError
+from supmim_scale.scaling.laws import Array, Law
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Columns of the points. A column that the table lacks is empty.
+
+    `clusters` numbers what a bootstrap draws together: the seeds of one configuration.
+    """
+
+    metric_name: str
+    params: Array
+    data: Array
+    compute: Array
+    metric: Array
+    clusters: Ints
+    arms: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.metric)
+
+    def inputs(self, law: Law) -> Array:
+        """The law's input columns, (points, inputs). Raises `UserError` where one is missing."""
+        return np.stack([self.column(name) for name in law.inputs], axis=1)
+
+    def column(self, name: str) -> Array:
+        """`params`, `data` or `compute`. Raises `UserError` where the table has none."""
+        values: Array = getattr(self, name)
+        if not len(values):
+            raise UserError("table", f"no {name} column", f"one of {name}", f"name it by --{name}")
+        return values
+
+    def take(self, rows: NDArray[np.bool_] | Ints) -> "Points":
+        """Some of the points."""
+        kept = np.arange(len(self))[rows]
+        params, data, compute = (
+            column[kept] if len(column) else column
+            for column in (self.params, self.data, self.compute)
+        )
+        return Points(
+            self.metric_name, params, data, compute, self.metric[kept],
+            np.unique(self.clusters[kept], return_inverse=True)[1],
+            tuple(self.arms[i] for i in kept), tuple(self.labels[i] for i in kept),
+        )  # fmt: skip
+
+    def arm(self, name: str) -> "Points":
+        """The points of one arm."""
+        return self.take(np.array([arm == name for arm in self.arms]))
+
+    @property
+    def arm_names(self) -> list[str]:
+        """Arms in the order of their names."""
+        return sorted(set(self.arms))
+
+
+def make_points(
+    metric: Array, *, params: Array | None = None, data: Array | None = None,
+    compute: Array | None = None, clusters: Ints | None = None,
+    arms: tuple[str, ...] | None = None, labels: tuple[str, ...] | None = None,
+    metric_name: str = "loss",
+) -> Points:  # fmt: skip
+    """Points in their one order: by compute, size, data, arm, metric."""
+    num = len(metric)
+    n, d, c = (_floats(column) for column in (params, data, compute))
+    arms = arms or ("",) * num
+    labels = labels or tuple(f"point {i + 1}" for i in range(num))
+    clusters = np.arange(num) if clusters is None else clusters
+    # np.lexsort sorts by the last key first.
+    keys = [metric, np.array(arms), *(column for column in (d, n, c) if len(column))]
+    order = np.lexsort(keys)
+    points = Points(metric_name, n, d, c, _floats(metric), clusters, arms, labels).take(order)
+    return replace(points, clusters=_as_they_come(points.clusters))
+
+
+def _floats(column: Array | None) -> Array:
+    return np.empty(0) if column is None else np.asarray(column, dtype=np.float64)
+
+
+def _as_they_come(clusters: Ints) -> Ints:
+    """Clusters numbered in the points' order, so that the file's does not reach the draws."""
+    _, firsts, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    ranks: Ints = np.argsort(np.argsort(firsts))
+    return ranks[inverse]

@@ -1,0 +1,211 @@
+"""From a CSV or Parquet table with named columns to points; what cannot be used is named."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+
+from supmim_scale.errors import UserError, did_you_mean
+from supmim_scale.scaling.laws import Array
+from supmim_scale.scaling.points import Points, make_points
+
+Row = dict[str, Any]
+
+_NAMED = 5  # rows that a refusal names
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what. A number after a colon is its unit: `params_M:1e6`; `1-acc1` is an
+    error rate out of an accuracy.
+
+    `cluster` names columns whose equal values a bootstrap draws together; by default the seeds
+    of one configuration where there is a seed column, else rows of one run, else each row.
+    `flops_factor` K fills in the one of params, data, compute that is missing: C = K N D.
+    """
+
+    metric: str = "loss"
+    params: str = "params"
+    data: str = "samples_seen"
+    compute: str = "train_flops"
+    run: str = "run"
+    seed: str = "seed"
+    arm: str = "objective"
+    cluster: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    flops_factor: float | None = None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a CSV or Parquet file; `row` is its place in the file, the header being 1."""
+    if not path.is_file():
+        raise UserError(str(path), "no such file", "a CSV or Parquet table", "check the path")
+    if path.suffix.lower() == ".parquet":
+        try:
+            return [{**r, "row": i + 1} for i, r in enumerate(_parquet(path))]
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(str(path), str(error), "a Parquet file", "write it again") from None
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return [{**r, "row": i + 2} for i, r in enumerate(csv.DictReader(file))]
+
+
+def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
+    """Points of a table's rows.
+
+    Raises `UserError` for a column that is missing, and for rows with values that are no positive
+    numbers or that come twice.
+    """
+    if not rows:
+        raise UserError(source, "no rows", "a table with rows", "check the file")
+    rows = [row for row in rows if all(_holds(row, test, source) for test in columns.where)]
+    if not rows:
+        raise UserError(source, "no row left", f"rows where {columns.where}", "mend --where")
+    metric = _values(rows, columns.metric, source, must=True)
+    sizes = {name: _values(rows, getattr(columns, name), source) for name in _SIZES}
+    sizes |= _filled(sizes, columns.flops_factor, source)
+    arms = tuple(str(row.get(columns.arm, "")) for row in rows)
+    _require_once(rows, [metric, *sizes.values()], columns, arms, source)
+    return make_points(
+        metric,
+        **sizes,
+        arms=arms,
+        clusters=_clusters(rows, sizes, columns, arms, source),
+        labels=tuple(_label(row, columns) for row in rows),
+        metric_name=columns.metric.rpartition(":")[0] or columns.metric,
+    )
+
+
+_SIZES = ("params", "data", "compute")
+
+
+def _parquet(path: Path) -> list[Row]:
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+def _values(rows: Sequence[Row], spec: str, source: str, *, must: bool = False) -> Array:
+    """A column as positive finite numbers; empty where the table has no such column."""
+    name, factor, is_share = _spec(spec, rows[0])
+    if name not in rows[0]:
+        if must:
+            advice = did_you_mean(name, [key for key in rows[0] if key != "row"])
+            raise UserError(source, f"no column '{name}'", "the column of the metric", advice)
+        return np.empty(0)
+    values = np.array([_number(row[name]) for row in rows])
+    values = (1 - values if is_share else values) * factor
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        where = [f"{row['row']} ({row[name]!r})" for row, b in zip(rows, bad, strict=True) if b]
+        raise UserError(
+            source, f"{name} in row {_listed(where)}", "positive finite numbers",
+            "mend these rows, or leave them out with --where",
+        )  # fmt: skip
+    return values
+
+
+def _spec(spec: str, row: Row) -> tuple[str, float, bool]:
+    """(column, factor, whether it is one less the column) of `NAME`, `NAME:UNIT`, `1-NAME`."""
+    name, _, unit = spec.rpartition(":")
+    factor = _number(unit)
+    if not name or spec in row or not math.isfinite(factor):
+        name, factor = spec, 1.0
+    if name not in row and name.startswith("1-"):
+        return name.removeprefix("1-"), factor, True
+    return name, factor, False
+
+
+def _number(text: object) -> float:
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _filled(sizes: dict[str, Array], factor: float | None, source: str) -> dict[str, Array]:
+    """The one of params, data, compute that C = K N D gives."""
+    missing = [name for name in _SIZES if not len(sizes[name])]
+    if factor is None or not missing:
+        return {}
+    if len(missing) > 1:
+        raise UserError(
+            source, f"no columns for {' and '.join(missing)}",
+            "at most one of params, data, compute missing",
+            f"name them by {' '.join(f'--{name}' for name in missing)}",
+        )  # fmt: skip
+    n, d, c = (sizes[name] for name in _SIZES)
+    name = missing[0]
+    return {name: {"params": lambda: c / factor / d, "data": lambda: c / factor / n,
+                   "compute": lambda: factor * n * d}[name]()}  # fmt: skip
+
+
+def _holds(row: Row, test: str, source: str) -> bool:
+    """Whether a row fulfils `NAME=TEXT`, `NAME<NUMBER` or `NAME>NUMBER`."""
+    for sign in ("<", ">", "="):
+        name, found, wanted = test.partition(sign)
+        if not found:
+            continue
+        if name not in row:
+            raise UserError(
+                "--where", f"'{name}'", f"a column of {source}", did_you_mean(name, row)
+            )
+        if sign == "=":
+            return str(row[name]) == wanted
+        value, bound = _number(row[name]), _number(wanted)
+        return value < bound if sign == "<" else value > bound
+    raise UserError("--where", f"'{test}'", "NAME=TEXT, NAME<NUMBER or NAME>NUMBER", "mend it")
+
+
+def _require_once(
+    rows: Sequence[Row], columns: Sequence[Array], names: Columns, arms: Sequence[str], source: str
+) -> None:
+    """No two rows alike, and no run of one configuration and seed with two results."""
+    told_apart = [key for key in (names.run, names.seed) if key in rows[0]]
+    figures = [c for c in (columns if not told_apart else columns[1:]) if len(c)]
+    seen: dict[tuple[object, ...], Row] = {}
+    twice = []
+    for i, (row, arm) in enumerate(zip(rows, arms, strict=True)):
+        key = (arm, *(row[k] for k in told_apart), *(float(c[i]) for c in figures))
+        if key in seen:
+            twice.append(f"{row['row']} (as {seen[key]['row']})")
+        seen.setdefault(key, row)
+    if twice:
+        raise UserError(
+            source, f"duplicated row {_listed(twice)}", "every run once", "remove one of each"
+        )
+
+
+def _clusters(
+    rows: Sequence[Row], sizes: dict[str, Array], columns: Columns, arms: Sequence[str], source: str
+) -> Any:
+    """A number for each row's cluster."""
+    for name in columns.cluster:
+        if name not in rows[0]:
+            advice = did_you_mean(name, rows[0])
+            raise UserError("--cluster", f"'{name}'", f"a column of {source}", advice)
+    keys: list[tuple[object, ...]]
+    if columns.cluster:
+        keys = [tuple(row[name] for name in columns.cluster) for row in rows]
+    elif columns.seed in rows[0]:
+        known = [sizes[name] for name in ("params", "data") if len(sizes[name])]
+        known = known or [sizes["compute"]]
+        keys = [(arm, *(float(c[i]) for c in known)) for i, arm in enumerate(arms)]
+    elif columns.run in rows[0]:
+        keys = [(row[columns.run],) for row in rows]
+    else:
+        keys = [(i,) for i in range(len(rows))]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys])
+
+
+def _label(row: Row, columns: Columns) -> str:
+    return str(row[columns.run]) if row.get(columns.run) else f"row {row['row']}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
