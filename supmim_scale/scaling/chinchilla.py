@@ -21,6 +21,7 @@ _LEAST_RUNGS = 3  # two make a line whatever they hold
 _LEAST_SIZES = 4  # on a rung: one more than a parabola takes
 _SAME_BUDGET = 1.25  # runs whose compute differs by less than this factor share a budget
 _BINS_PER_DECADE = 4
+_TRIES = 10  # draws a replicate, at most
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,38 @@ def _middle(samples: Array) -> tuple[float, float]:
 
 
 def approach_1(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
-    """From the lowest metric in every bin of compute, four bins a decade."""
+    """From the lowest metric in every bin of compute, four bins a decade.
+
+    A bin whose best run is its smallest or its largest shows no minimum and is left out by name.
+    Raises `UserError` where fewer than three remain.
+    """
     bins = np.floor(np.log10(points.column("compute")) * _BINS_PER_DECADE).astype(np.int64)
 
-    def minima(weights: Array) -> list[Rung]:
+    def best_of(weights: Array) -> list[tuple[Rung, bool]]:
         drawn = np.flatnonzero(weights)
-        best = [drawn[bins[drawn] == b] for b in np.unique(bins[drawn])]
-        return [_as_rung(points, int(m[np.argmin(points.metric[m])])) for m in best]
+        return [_best_run(points, drawn[bins[drawn] == b]) for b in np.unique(bins[drawn])]
+
+    def minima(weights: Array) -> list[Rung]:
+        return [rung for rung, is_inside in best_of(weights) if is_inside]
 
     rungs = minima(np.ones(len(points)))
+    left_out = tuple(
+        f"{rung.compute:.3g}: its best run, {si(rung.params)}, is its smallest or largest"
+        for rung, is_inside in best_of(np.ones(len(points)))
+        if not is_inside
+    )
     if len(rungs) < _LEAST_RUNGS:
-        raise _too_few_rungs(1, [r.compute for r in rungs], "runs at more budgets")
-    return _allocate(1, points, minima, rungs, num, seed)
+        missing = "; ".join(left_out) or "runs at more budgets"
+        raise _too_few_rungs(1, [rung.compute for rung in rungs], missing)
+    return _allocate(1, points, minima, rungs, num, seed, left_out)
 
 
-def _as_rung(points: Points, i: int) -> Rung:
+def _best_run(points: Points, members: Array) -> tuple[Rung, bool]:
+    """The run of lowest metric, and whether smaller and larger ones stand beside it."""
     n, d = points.column("params"), points.column("data")
-    return Rung(float(points.compute[i]), float(n[i]), float(d[i]), float(points.metric[i]), (i,))
+    i = int(members[np.argmin(points.metric[members])])
+    rung = Rung(float(points.compute[i]), float(n[i]), float(d[i]), float(points.metric[i]), (i,))
+    return rung, bool(n[members].min() < n[i] < n[members].max())
 
 
 def approach_2(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
@@ -201,10 +217,12 @@ def _allocate(
     centre = float(np.log(points.compute).mean())
     rng = np.random.default_rng([seed, 2])
     replicates: list[Array] = []
-    while len(replicates) < num:
+    for _ in range(_TRIES * num):  # a draw may leave too few minima for a line
         drawn = minima(draw_weights(points.clusters, rng))
         if len(drawn) >= _LEAST_RUNGS:
             replicates.append(_lines(drawn, centre))
+        if len(replicates) == num:
+            break
     return Allocation(
         approach, centre, _lines(rungs, centre), np.array(replicates).reshape(-1, 4),
         tuple(rungs), left_out,

@@ -9,7 +9,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.scaling.laws import Array, Law
 from supmim_scale.scaling.points import Points
 
-NUM_STARTS = 32
+NUM_STARTS = 24
 HOFFMANN_DELTA = 1e-3  # arXiv 2203.15556, appendix D.2
 # Of the normal's standard deviation: 95 % efficiency under normal noise (Huber 1964).
 _HUBER_SIGMAS = 1.345
@@ -17,7 +17,9 @@ _MAD_TO_SIGMA = 1.4826
 _LEAST_DELTA = 1e-9  # points on the curve itself
 _TIGHT = {"maxiter": 5000, "maxfun": 10_000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}
 _QUICK = {**_TIGHT, "ftol": 1e-11, "gtol": 1e-6}  # of replicates, which spread far wider
-_SAME_OPTIMUM = 1e-6  # relative, of the objective
+_ROUGH = {**_TIGHT, "ftol": 1e-5, "maxiter": 100}  # of starts, before the best are polished
+_POLISHED = 3
+_SAME_OPTIMUM = 1e-2  # relative, of the cost at the end of a rough descent
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,17 @@ def fit_law(
     standard deviations of a first fit's: far below the noise, as with the 1e-3 of Hoffmann et al.
     2022, intervals come out too wide.
     """
+    x, log_y, centre = centred(law, points)
+    *_, first, last = law.box(x, log_y)
+    drawn = np.random.default_rng(seed).uniform(first, last, (starts, len(first)))
+    tried = delta if delta is not None else HOFFMANN_DELTA
+    ends, agreeing = _explore(law, points, tried, drawn)
     if delta is None:
-        rough = _best(law, points, HOFFMANN_DELTA, seed, starts)
-        delta = max(_LEAST_DELTA, _HUBER_SIGMAS * rough.sigma)
-    return _best(law, points, delta, seed, starts)
+        rough = _polish(law, points, tried, ends[:1])[0]
+        residuals = log_y - law.log_value(rough, x)[0]
+        delta = max(_LEAST_DELTA, _HUBER_SIGMAS * _robust_sigma(residuals))
+    theta, cost = _polish(law, points, delta, ends)
+    return Fit(law, points, theta, centre, delta, cost * delta, starts, agreeing)
 
 
 def centred(law: Law, points: Points) -> tuple[Array, Array, Array]:
@@ -112,20 +121,26 @@ def standard_errors(fit: Fit) -> Array:
     return errors
 
 
-def _best(law: Law, points: Points, delta: float, seed: int, starts: int) -> Fit:
-    x, log_y, centre = centred(law, points)
+def _explore(law: Law, points: Points, delta: float, starts: Array) -> tuple[list[Array], int]:
+    """(the best ends of rough descents, how many of them are as good as the best)."""
+    x, log_y, _ = centred(law, points)
     ones = np.ones(len(log_y))
-    *_, first, last = law.box(x, log_y)
-    drawn = np.random.default_rng(seed).uniform(first, last, (starts, len(first)))
-    ends = [_descend(law, x, log_y, ones, delta, start, _TIGHT) for start in drawn]
-    ends = [(theta, cost) for theta, cost in ends if np.isfinite(cost)]
+    found = [_descend(law, x, log_y, ones, delta, start, _ROUGH) for start in starts]
+    ends = sorted((end for end in found if np.isfinite(end[1])), key=lambda end: end[1])
     if not ends:
         raise UserError(
             f"law {law.name}", "no start that converged", "a finite fit", "check the columns"
         )
-    theta, cost = min(ends, key=lambda end: end[1])
-    agreeing = sum(end[1] <= cost * (1 + _SAME_OPTIMUM) + 1e-15 for end in ends)
-    return Fit(law, points, theta, centre, delta, cost * delta, starts, agreeing)
+    agreeing = sum(cost <= ends[0][1] * (1 + _SAME_OPTIMUM) + 1e-12 for _, cost in ends)
+    return [theta for theta, _ in ends[:_POLISHED]], agreeing
+
+
+def _polish(law: Law, points: Points, delta: float, ends: list[Array]) -> tuple[Array, float]:
+    """(theta, cost) of the best of some ends, descended to the bottom."""
+    x, log_y, _ = centred(law, points)
+    ones = np.ones(len(log_y))
+    found = [_descend(law, x, log_y, ones, delta, end, _TIGHT) for end in ends]
+    return min(found, key=lambda end: end[1])
 
 
 def _descend(

@@ -80,7 +80,8 @@ def _decisive(fit: Fit, name: str, end: str, order: Ints, thetas: Array) -> Deci
     more."""
     at = fit.law.parameters.index(name)
     for left_out in range(1, len(order)):
-        error = float(standard_errors(of_theta(fit, thetas[left_out]))[at])
+        # The smaller of the errors with and without them: either makes the move a large one.
+        error = min(float(standard_errors(of_theta(fit, t))[at]) for t in thetas[[0, left_out]])
         moved = abs(thetas[left_out, at] - fit.theta[at]) / error
         if abs(thetas[left_out + 1, at] - thetas[left_out, at]) > _SETTLED * error:
             continue

@@ -47,7 +47,7 @@ class Law:
         top = terms.max(axis=0)
         shares = np.exp(terms - top)
         total = shares.sum(axis=0)
-        gradient = np.einsum("kn,knp->np", shares / total, slopes)
+        gradient = ((shares / total)[:, :, None] * slopes).sum(axis=0)
         return top + np.log(total), gradient
 
     @property

@@ -106,6 +106,7 @@ def _figure(caption: str, path: Path) -> str:
     svg = text[text.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1, flags=re.S)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1, flags=re.S)
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{path.stem}-", svg)  # one page, many figures
     label = f'<svg role="img" aria-label="{escape(caption)}"'
     svg = svg.replace("<svg", label, 1)
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -29,13 +29,10 @@ def house_style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write PNG, PDF and SVG without dates, so that equal inputs give equal files; the SVG's path.
-
-    Ids inside the SVG hold the figure's name: several stand in one page.
-    """
+    """Write PNG, PDF and SVG, the same for the same figure; the SVG's path."""
     for kind in FORMATS:
         dated = {"pdf": "CreationDate", "svg": "Date"}.get(kind)
-        with matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
+        with matplotlib.rc_context({"svg.hashsalt": name}):
             figure.savefig(folder / f"{name}.{kind}", metadata={dated: None} if dated else None)
     return folder / f"{name}.svg"
 
