@@ -25,6 +25,7 @@ def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
     report = commands.add_parser("report", help="fit, figures as PNG, PDF, SVG, one HTML page")
     _add_source(report)
     report.add_argument("--out", type=Path, required=True, help="folder to write")
+    report.add_argument("--manifest", type=Path, help="the study's file, shown in the page")
     report.add_argument("--title", help="of the page; default: the source's name")
     report.set_defaults(run=_report)
 
@@ -68,6 +69,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from supmim_scale.scaling.page import write_page
 
     _make(arguments.out)
+    manifest = _text_of(arguments.manifest) if arguments.manifest else ""
     analyses, gaps = _analyses(arguments)
     _print(analyses, gaps)
     fit = _write_json(arguments, analyses, gaps)
@@ -75,7 +77,7 @@ def _report(arguments: argparse.Namespace) -> int:
     page = write_page(
         analyses, gaps, figures, arguments.out / "report.html",
         title=arguments.title or " ".join(path.name for path in arguments.source),
-        inputs=_digests(arguments.source), seed=arguments.seed,
+        inputs=_digests(arguments.source), seed=arguments.seed, manifest=manifest,
     )  # fmt: skip
     print(f"{fit}\n{page}  (with {len(figures)} figures, also as PNG, PDF and SVG beside it)")
     return EXIT_DONE
@@ -148,6 +150,13 @@ def _digests(source: list[Path]) -> dict[str, str]:
     if len(source) == 1 and not source[0].is_dir():
         return {source[0].name: sha256_of(source[0])}
     return {f"{run.name}/log.jsonl": sha256_of(run / "log.jsonl") for run in find_runs(source)}
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("--manifest", str(error), "a text file", "check the path") from None
 
 
 def _make(folder: Path) -> None:

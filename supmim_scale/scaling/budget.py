@@ -6,7 +6,7 @@ import numpy as np
 
 from supmim_scale.scaling.bootstrap import Replicates
 from supmim_scale.scaling.chinchilla import Allocation, approach_3
-from supmim_scale.scaling.fit import Fit
+from supmim_scale.scaling.fit import Fit, of_theta
 from supmim_scale.scaling.laws import Array
 
 Interval = tuple[float, float]
@@ -31,9 +31,9 @@ def frontier(fit: Fit, compute: Array, flops_factor: float, theta: Array | None 
     """The law's metric at budgets; the parametric law is asked at its compute-optimal sizes."""
     if fit.law.inputs == ("compute",):
         return fit.predict(compute[:, None], theta)
-    chosen = fit if theta is None else Fit(**{**vars(fit), "theta": theta})
-    sizes = [approach_3(chosen, None, flops_factor).sizes(float(c)) for c in compute]
-    return fit.predict(np.array(sizes), theta)
+    at = fit if theta is None else of_theta(fit, theta)
+    sizes = approach_3(at, None, flops_factor).curve(compute)
+    return fit.predict(np.stack(sizes, axis=1), theta)
 
 
 def frontier_band(

@@ -54,8 +54,12 @@ class Allocation:
 
     def sizes(self, compute: float) -> tuple[float, float]:
         """(N_opt, D_opt) for a budget."""
-        n, d = self._sizes(self.lines[None], compute)
+        n, d = self.curve(np.array([compute]))
         return float(n[0]), float(d[0])
+
+    def curve(self, compute: Array) -> tuple[Array, Array]:
+        """(N_opt, D_opt) for every budget."""
+        return _sizes(self.lines, np.log(compute) - self.log_centre)
 
     def exponent_intervals(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
         """Intervals of (a, b); None without replicates."""
@@ -69,12 +73,12 @@ class Allocation:
         """Intervals of (N_opt, D_opt) for a budget; None without replicates."""
         if not len(self.replicates):
             return None
-        n, d = self._sizes(self.replicates, compute)
+        n, d = _sizes(self.replicates.T, np.log(compute) - self.log_centre)
         return _middle(n), _middle(d)
 
-    def _sizes(self, lines: Array, compute: float) -> tuple[Array, Array]:
-        x = np.log(compute) - self.log_centre
-        return np.exp(lines[:, 0] + lines[:, 1] * x), np.exp(lines[:, 2] + lines[:, 3] * x)
+
+def _sizes(lines: Array, x: Array | float) -> tuple[Array, Array]:
+    return np.exp(lines[0] + lines[1] * x), np.exp(lines[2] + lines[3] * x)
 
 
 def _middle(samples: Array) -> tuple[float, float]:

@@ -148,7 +148,7 @@ def optimum_figure(analysis: Analysis) -> Figure | None:
     for axes, which in zip(figure.subplots(2, 1), (0, 1), strict=True):
         drawn = []
         for i, allocation in enumerate(analysis.allocations):
-            curve = np.array([allocation.sizes(c)[which] for c in grid])
+            curve = allocation.curve(grid)[which]
             label = f"approach {allocation.approach}: {'ab'[which]} = "
             label += f"{allocation.exponents[which]:.2f}"
             axes.plot(grid, curve, color=COLOURS[i], label=label)
@@ -250,7 +250,7 @@ def gap_figure(analyses: Sequence[Analysis], gap: Gap) -> Figure:
 
 
 _FIGURES: tuple[tuple[str, str, Callable[[Analysis], Figure | None]], ...] = (
-    ("compute", "loss against compute", compute_figure),
+    ("compute", "what compute buys", compute_figure),
     ("iso_flop", "iso-FLOP curves", iso_flop_figure),
     ("optimum", "compute-optimal sizes", optimum_figure),
     ("residuals", "residuals", residual_figure),

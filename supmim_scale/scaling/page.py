@@ -34,15 +34,17 @@ th, td { text-align: left; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px
 dt { color: #555; font-size: 0.9rem; margin-top: 0.4rem; } dd { margin: 0; }
 th { color: #555; font-weight: 600; }
 .note { border-left: 3px solid #d55e00; padding-left: 0.7rem; overflow-wrap: anywhere; }
+pre { overflow-x: auto; font-size: 0.85rem; background: #f6f6f6; padding: 0.6rem; }
 code { font-size: 0.85rem; overflow-wrap: anywhere; }
 """
 
 
 def write_page(
     analyses: Sequence[Analysis], gaps: Sequence[Gap], figures: Mapping[str, Path], path: Path,
-    *, title: str, inputs: Mapping[str, str], seed: int,
+    *, title: str, inputs: Mapping[str, str], seed: int, manifest: str = "",
 ) -> Path:  # fmt: skip
-    """Write the page; `figures` are SVG files by caption, `inputs` digests by name."""
+    """Write the page; `figures` are SVG files by caption, `inputs` digests by name, `manifest` the
+    study's text."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -53,6 +55,7 @@ def write_page(
         *_gaps(gaps),
         "<h2>Figures</h2>",
         *(_figure(caption, svg) for caption, svg in figures.items()),
+        *([f"<h2>The study</h2><pre>{escape(manifest)}</pre>"] if manifest else []),
         _origins(inputs, seed),
         "</body></html>",
     ]

@@ -128,8 +128,10 @@ def report(tmp_path_factory):
     arms = ["supervised"] * len(n) + ["supervised + MIM"] * len(n)
     table = write(folder / "study.csv", params=both[0], samples_seen=both[1], train_flops=both[2],
                   loss=np.append(metric, 0.98 * metric), objective=arms)  # fmt: skip
-    code = main(["scaling", "report", str(table), "--bootstrap", "4", "--out", str(folder / "out")])
-    assert code == 0
+    study = folder / "study.yaml"
+    study.write_text("sizes: [a < b]\n")
+    assert main(["scaling", "report", str(table), "--bootstrap", "4", "--manifest", str(study),
+                 "--out", str(folder / "out")]) == 0  # fmt: skip
     return folder / "out"
 
 
@@ -155,6 +157,7 @@ def test_the_page_needs_nothing_beside_it(report):
     digest_of_input = json.loads((report / "fit.json").read_text())["inputs"]["study.csv"]
     assert digest_of_input in page
     assert "scipy" in page
+    assert "sizes: [a &lt; b]" in page
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
