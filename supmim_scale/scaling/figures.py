@@ -222,6 +222,22 @@ def _cost_label(points: Points) -> str:
     return FLOPS if len(points.compute) else "parameters x samples"
 
 
+def running_figure(analysis: Analysis) -> Figure | None:
+    """How the runs ran: the share of time that waited for input, and MFU where it is known."""
+    points = analysis.points
+    found = [(name, values) for name, values in (("data wait", points.data_wait),
+             ("MFU", points.mfu)) if len(values)]  # fmt: skip
+    if not found:
+        return None
+    figure = Figure(figsize=(6.4, 2.8 * len(found)))
+    for axes, (name, values) in zip(figure.subplots(len(found), squeeze=False).flat, found,
+                                    strict=True):  # fmt: skip
+        axes.plot(_cost(points), 100 * values, "o", color=COLOURS[0], alpha=0.7)
+        log_axis(axes, "x", _cost(points))
+        axes.set(xlabel=_cost_label(points), ylabel=f"{name}, %", ylim=(0, None))
+    return figure
+
+
 def gap_figure(analyses: Sequence[Analysis], gap: Gap) -> Figure:
     """Both arms with their bands, and the gap below them."""
     figure = Figure(figsize=(6.4, 5.6))
@@ -255,4 +271,5 @@ _FIGURES: tuple[tuple[str, str, Callable[[Analysis], Figure | None]], ...] = (
     ("optimum", "compute-optimal sizes", optimum_figure),
     ("residuals", "residuals", residual_figure),
     ("extrapolation", "held-out prediction", extrapolation_figure),
+    ("running", "how the runs ran", running_figure),
 )

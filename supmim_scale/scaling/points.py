@@ -1,6 +1,6 @@
 """The points that laws are fitted to: one a run, in one order whatever the file's."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class Points:
     clusters: Ints
     arms: tuple[str, ...]
     labels: tuple[str, ...]
+    # How the runs ran, as fractions: waiting for input, and of the device's peak.
+    data_wait: Array = field(default_factory=lambda: np.empty(0))
+    mfu: Array = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         return len(self.metric)
@@ -44,14 +47,12 @@ class Points:
     def take(self, rows: NDArray[np.bool_] | Ints) -> "Points":
         """Some of the points."""
         kept = np.arange(len(self))[rows]
-        params, data, compute = (
-            column[kept] if len(column) else column
-            for column in (self.params, self.data, self.compute)
-        )
+        columns = (self.params, self.data, self.compute, self.data_wait, self.mfu)
+        params, data, compute, waits, mfu = (c[kept] if len(c) else c for c in columns)
         return Points(
             self.metric_name, params, data, compute, self.metric[kept],
             np.unique(self.clusters[kept], return_inverse=True)[1],
-            tuple(self.arms[i] for i in kept), tuple(self.labels[i] for i in kept),
+            tuple(self.arms[i] for i in kept), tuple(self.labels[i] for i in kept), waits, mfu,
         )  # fmt: skip
 
     def arm(self, name: str) -> "Points":
@@ -68,7 +69,7 @@ def make_points(
     metric: Array, *, params: Array | None = None, data: Array | None = None,
     compute: Array | None = None, clusters: Ints | None = None,
     arms: tuple[str, ...] | None = None, labels: tuple[str, ...] | None = None,
-    metric_name: str = "loss",
+    metric_name: str = "loss", data_wait: Array | None = None, mfu: Array | None = None,
 ) -> Points:  # fmt: skip
     """Points in their one order: by compute, size, data, arm, metric."""
     num = len(metric)
@@ -79,7 +80,10 @@ def make_points(
     # np.lexsort sorts by the last key first.
     keys = [metric, np.array(arms), *(column for column in (d, n, c) if len(column))]
     order = np.lexsort(keys)
-    points = Points(metric_name, n, d, c, _floats(metric), clusters, arms, labels).take(order)
+    points = Points(
+        metric_name, n, d, c, _floats(metric), clusters, arms, labels, _floats(data_wait),
+        _floats(mfu),
+    ).take(order)  # fmt: skip
     return replace(points, clusters=_as_they_come(points.clusters))
 
 

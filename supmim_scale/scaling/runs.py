@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from supmim_scale.errors import UserError
-from supmim_scale.flops import JointShape, step_flops
+from supmim_scale.flops import PEAK_BF16_FLOPS, JointShape, step_flops
 from supmim_scale.scaling.table import Row
 from supmim_scale.variants import VARIANTS
 
@@ -39,7 +39,12 @@ def run_row(run_dir: Path, place: int) -> Row:
     shape = joint_shape(recipe, run_dir)
     steps = int(last["train"]["steps_done"])
     samples = steps * recipe["optim"]["global_batch"]
+    flops = step_flops(shape).model
     measured = {k: v for k, v in last["train"].items() if k in _TRAINED}
+    peak = PEAK_BF16_FLOPS.get(facts.get("device", ""))
+    if peak is not None:
+        rate = flops * last["train"]["images_per_s"]
+        measured["mfu"] = rate / (peak * facts["device_count"])
     if "eval" in last:
         measured |= {"top1": last["eval"]["top1"], "error": 1 - last["eval"]["top1"]}
     return {
@@ -50,7 +55,7 @@ def run_row(run_dir: Path, place: int) -> Row:
         "objective": _objective(recipe),
         "params": encoder_params(shape),
         "samples_seen": samples,
-        "train_flops": samples * step_flops(shape).model,
+        "train_flops": samples * flops,
         **measured,
     }
 

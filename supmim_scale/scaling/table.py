@@ -76,7 +76,9 @@ def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
         arms=arms,
         clusters=_clusters(rows, sizes, columns, arms, source),
         labels=tuple(_label(row, columns) for row in rows),
-        metric_name=columns.metric.rpartition(":")[0] or columns.metric,
+        metric_name=_name_of(columns.metric, rows[0]),
+        data_wait=_fractions(rows, "data_wait"),
+        mfu=_fractions(rows, "mfu"),
     )
 
 
@@ -117,6 +119,17 @@ def _spec(spec: str, row: Row) -> tuple[str, float, bool]:
     if name not in row and name.startswith("1-"):
         return name.removeprefix("1-"), factor, True
     return name, factor, False
+
+
+def _name_of(spec: str, row: Row) -> str:
+    name, _, is_share = _spec(spec, row)
+    return f"1 - {name}" if is_share else name
+
+
+def _fractions(rows: Sequence[Row], name: str) -> Array | None:
+    """A column of how the runs ran; None where the table lacks it or any value."""
+    values = np.array([_number(row.get(name)) for row in rows])
+    return values if np.isfinite(values).all() else None
 
 
 def _number(text: object) -> float:

@@ -127,7 +127,8 @@ def report(tmp_path_factory):
     both = [np.concatenate([column, column]) for column in (n, d, c)]
     arms = ["supervised"] * len(n) + ["supervised + MIM"] * len(n)
     table = write(folder / "study.csv", params=both[0], samples_seen=both[1], train_flops=both[2],
-                  loss=np.append(metric, 0.98 * metric), objective=arms)  # fmt: skip
+                  loss=np.append(metric, 0.98 * metric), objective=arms,
+                  data_wait=np.linspace(0, 0.2, 2 * len(n)), mfu=[0.4] * (2 * len(n)))  # fmt: skip
     study = folder / "study.yaml"
     study.write_text("sizes: [a < b]\n")
     assert main(["scaling", "report", str(table), "--bootstrap", "4", "--manifest", str(study),
@@ -136,7 +137,7 @@ def report(tmp_path_factory):
 
 
 def test_a_report_holds_every_figure_in_three_formats(report):
-    names = ["compute", "iso_flop", "optimum", "residuals", "extrapolation"]
+    names = ["compute", "iso_flop", "optimum", "residuals", "extrapolation", "running"]
     wanted = {f"{arm}_{name}" for arm in ("supervised", "supervised_MIM") for name in names}
     wanted |= {"gap_supervised_MIM"}
     for kind in ("png", "pdf", "svg"):
@@ -148,7 +149,7 @@ def test_a_report_holds_every_figure_in_three_formats(report):
 
 def test_the_page_needs_nothing_beside_it(report):
     page = (report / "report.html").read_text()
-    assert page.count("<svg") == 11
+    assert page.count("<svg") == 13
     assert not re.search(r'(src|href)="(?!#|data:)', page)
     assert not re.search(r"url\((?!#)", page)
     ids = re.findall(r' id="([^"]+)"', page)
@@ -172,7 +173,7 @@ def test_the_page_opens_in_a_browser_and_fits_a_phone(report):
     )  # fmt: skip
     wide, of = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout).groups()
     assert int(wide) <= int(of)
-    assert done.stdout.count("</svg>") == 11
+    assert done.stdout.count("</svg>") == 13
 
 
 @pytest.mark.parametrize(("low", "high"), [(2.1, 2.9), (1, 1e6), (0.98, 1.02), (3e17, 4e22)])
