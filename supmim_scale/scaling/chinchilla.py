@@ -5,7 +5,7 @@ from the best run of every compute bin, approach 2 from the minima of iso-FLOP p
 3 from the parametric law.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ _LEAST_RUNGS = 3  # two make a line whatever they hold
 _LEAST_SIZES = 4  # on a rung: one more than a parabola takes
 _SAME_BUDGET = 1.25  # runs whose compute differs by less than this factor share a budget
 _BINS_PER_DECADE = 4
+_NAMED = 3  # rungs in a refusal
 _TRIES = 10  # draws a replicate, at most
 
 
@@ -108,7 +109,7 @@ def approach_1(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
         if not is_inside
     )
     if len(rungs) < _LEAST_RUNGS:
-        missing = "; ".join(left_out) or "runs at more budgets"
+        missing = _first(left_out) or "runs at more budgets"
         raise _too_few_rungs(1, [rung.compute for rung in rungs], missing)
     return _allocate(1, points, minima, rungs, num, seed, left_out)
 
@@ -134,7 +135,7 @@ def approach_2(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
     if len(usable) < _LEAST_RUNGS:
         raise _too_few_rungs(
             2, [float(points.compute[g].mean()) for g in usable],
-            "; ".join(left_out) or "runs of four sizes or more at more budgets",
+            _first(left_out) or "runs of four sizes or more at more budgets",
         )  # fmt: skip
 
     def minima(weights: Array) -> list[Rung]:
@@ -155,7 +156,9 @@ def iso_flop_groups(points: Points) -> list[Array]:
 
 def _unusable(points: Points, group: Array) -> str | None:
     """Why a budget gives no minimum, and which sizes it wants."""
-    n = points.column("params")[group]
+    n, compute = points.column("params")[group], points.compute[group]
+    if compute.max() > _SAME_BUDGET * compute.min():
+        return f"no one budget, its runs go on to {compute.max():.3g}"
     if len(np.unique(n)) < _LEAST_SIZES:
         return f"{len(np.unique(n))} sizes, {_LEAST_SIZES} or more are needed"
     if _parabola_rung(points, group, np.ones(len(group))) is not None:
@@ -238,6 +241,12 @@ def _lines(rungs: list[Rung], centre: float) -> Array:
     a, n0 = np.polyfit(x, np.log([rung.params for rung in rungs]), 1)
     b, d0 = np.polyfit(x, np.log([rung.data for rung in rungs]), 1)
     return np.array([n0, a, d0, b])
+
+
+def _first(texts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
+    return "; ".join([*texts[:_NAMED], *more])
 
 
 def _too_few_rungs(approach: int, computes: list[float], missing: str) -> UserError:

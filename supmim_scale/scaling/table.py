@@ -24,8 +24,9 @@ class Columns:
     """Which columns hold what. A number after a colon is its unit: `params_M:1e6`; `1-acc1` is an
     error rate out of an accuracy.
 
-    `cluster` names columns whose equal values a bootstrap draws together; by default the seeds
-    of one configuration where there is a seed column, else rows of one run, else each row.
+    `cluster` names columns whose equal values a bootstrap draws together. By default these are
+    the points of one run where a run has several, else the seeds of one configuration where there
+    is a seed column, else each row stands alone.
     `flops_factor` K fills in the one of params, data, compute that is missing: C = K N D.
     """
 
@@ -200,15 +201,16 @@ def _clusters(
         if name not in rows[0]:
             advice = did_you_mean(name, rows[0])
             raise UserError("--cluster", f"'{name}'", f"a column of {source}", advice)
+    runs = [row.get(columns.run, i) for i, row in enumerate(rows)]
     keys: list[tuple[object, ...]]
     if columns.cluster:
         keys = [tuple(row[name] for name in columns.cluster) for row in rows]
+    elif len(set(runs)) < len(runs):
+        keys = [(run,) for run in runs]
     elif columns.seed in rows[0]:
         known = [sizes[name] for name in ("params", "data") if len(sizes[name])]
         known = known or [sizes["compute"]]
         keys = [(arm, *(float(c[i]) for c in known)) for i, arm in enumerate(arms)]
-    elif columns.run in rows[0]:
-        keys = [(row[columns.run],) for row in rows]
     else:
         keys = [(i,) for i in range(len(rows))]
     numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}

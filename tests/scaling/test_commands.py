@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from conftest import ROOT
 from known import grid, iso_flop, power_points, write
 
 from supmim_scale import assemble
@@ -58,6 +60,15 @@ def test_column_order_units_and_file_kind_do_not_change_a_fit(table, tmp_path, c
     assert second == third
     numbers = [re.findall(r"(?:alpha|beta|E) +([\d.]+)", said) for said in (first, second)]
     assert numbers[0] == numbers[1]
+
+
+def test_no_torch_is_loaded(table):
+    code = (
+        "import sys; from supmim_scale.cli import main;"
+        f"main(['scaling', 'report', {str(table)!r}, '--bootstrap', '2', '--hold-out', '0',"
+        f" '--out', {str(table.parent / 'out')!r}]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_an_error_rate_is_one_less_an_accuracy(tmp_path, capsys):

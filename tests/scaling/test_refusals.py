@@ -133,3 +133,18 @@ def test_a_test_of_rows_must_be_readable(table):
         read(table(), where=("loss",))
     with pytest.raises(UserError, match=r"did you mean params"):
         read(table(), where=("param=1",))
+
+
+def test_what_is_drawn_together_follows_runs_and_seeds(table):
+    def clusters(**changed):
+        cluster = changed.pop("cluster", ())
+        return read(table(**changed), cluster=cluster).clusters.tolist()
+
+    alike = {"params": [1e6, 1e6, 1e8], "samples_seen": [1e8, 1e8, 1e10]}
+    assert clusters() == [0, 1, 2]
+    assert clusters(**alike, seed=[0, 1, 0]) == [0, 0, 1]
+    assert clusters(**alike, seed=[0, 1, 0], run=["a", "b", "a"]) == [0, 1, 0]
+    assert clusters(**alike, seed=[0, 1, 0], run=["a", "b", "c"]) == [0, 0, 1]
+    assert clusters(seed=[7, 8, 7], cluster=("seed",)) == [0, 1, 0]
+    with pytest.raises(UserError, match=r"--cluster.*did you mean seed"):
+        clusters(seed=[7, 8, 7], cluster=("sed",))
