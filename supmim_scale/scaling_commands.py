@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
                          help="keep rows where NAME=TEXT, NAME<NUMBER, NAME>NUMBER")  # fmt: skip
     columns.add_argument("--flops-factor", type=float, metavar="K",
                          help="C = K N D gives a missing column; 6 for language")  # fmt: skip
+    parser.add_argument("--frontier", action="store_true",
+                        help="leave out runs that a cheaper one beats")  # fmt: skip
     parser.add_argument("--bootstrap", type=int, default=200, metavar="N",
                         help="replicates; 0: no intervals (default: %(default)s)")  # fmt: skip
     parser.add_argument("--hold-out", type=float, default=0.25, metavar="SHARE",
@@ -88,9 +91,10 @@ def _analyses(arguments: argparse.Namespace) -> "tuple[list[Analysis], list[Gap]
     from supmim_scale.scaling.analysis import Options, analyse_arms
     from supmim_scale.scaling.arms import gaps_of
 
+    _require_sane(arguments)
     options = Options(
-        arguments.law, _not_negative(arguments.bootstrap, "--bootstrap"), arguments.hold_out,
-        arguments.delta, arguments.seed, tuple(arguments.budget or ()),
+        arguments.law, arguments.bootstrap, arguments.hold_out, arguments.delta, arguments.seed,
+        tuple(arguments.budget or ()), arguments.frontier,
     )  # fmt: skip
     analyses = analyse_arms(_points(arguments), options, shown=True)
     return analyses, gaps_of(analyses)
@@ -113,10 +117,19 @@ def _points(arguments: argparse.Namespace) -> "Points":
     return to_points(rows, Columns(**{"metric": "error", **given}), "runs")
 
 
-def _not_negative(value: int, where: str) -> int:
-    if value < 0:
-        raise UserError(where, str(value), "0 or more", "0 leaves it out")
-    return value
+def _require_sane(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for numbers that mean nothing."""
+    budgets, delta, factor = arguments.budget or [1.0], arguments.delta, arguments.flops_factor
+    for option, value, is_sane, expected in (
+        ("--bootstrap", arguments.bootstrap, arguments.bootstrap >= 0, "0 or more"),
+        ("--hold-out", arguments.hold_out, 0 <= arguments.hold_out < 1, "a share, 0 to below 1"),
+        ("--budget", budgets, all(0 < b < math.inf for b in budgets), "FLOPs above 0"),
+        ("--delta", delta, delta is None or 0 < delta < math.inf, "a number above 0"),
+        ("--flops-factor", factor, factor is None or 0 < factor < math.inf, "above 0"),
+        ("--seed", arguments.seed, arguments.seed >= 0, "0 or more"),
+    ):
+        if not is_sane:
+            raise UserError(option, str(value), expected, f"mend {option}")
 
 
 def _print(analyses: "list[Analysis]", gaps: "list[Gap]") -> None:

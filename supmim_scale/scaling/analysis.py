@@ -35,6 +35,7 @@ class Options:
     delta: float | None = None
     seed: int = 0
     budgets: tuple[float, ...] = ()
+    only_frontier: bool = False  # leave out runs that a cheaper one beats
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Analysis:
 
 def analyse(points: Points, options: Options, *, shown: bool = False) -> Analysis:
     """Fit one arm's points. Raises `UserError` where they cannot identify the law."""
+    points = points.frontier() if options.only_frontier else points
     law = find_law(options.law) if options.law else _default_law(points)
     require_identifiable(law, points)
     fit = fit_law(law, points, delta=options.delta, seed=options.seed)
@@ -80,8 +82,15 @@ def analyse(points: Points, options: Options, *, shown: bool = False) -> Analysi
 
 
 def analyse_arms(points: Points, options: Options, *, shown: bool = False) -> list[Analysis]:
-    """An analysis of every arm of the table."""
-    return [analyse(points.arm(name), options, shown=shown) for name in points.arm_names]
+    """An analysis of every arm of the table. Raises `UserError` that names the arm."""
+    found = []
+    for name in points.arm_names:
+        try:
+            found.append(analyse(points.arm(name), options, shown=shown))
+        except UserError as error:
+            where = f"{name}, {error.where}" if name else error.where
+            raise UserError(where, error.found, error.expected, error.fix) from None
+    return found
 
 
 def _default_law(points: Points) -> Law:

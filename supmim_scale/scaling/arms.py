@@ -60,12 +60,18 @@ def gap_between(
 
 
 def gaps_of(analyses: Sequence[Analysis]) -> list[Gap]:
-    """Every other arm against the baseline; none where there is no compute, or one arm."""
+    """Every other arm that shares some compute with the baseline, against it."""
     by_name = {analysis.arm: analysis for analysis in analyses}
-    if len(by_name) < 2 or not all(len(a.points.compute) for a in analyses):
-        return []
     base = by_name.pop(baseline_of(sorted(by_name)))
     return [
         gap_between((base.fit, base.replicates), (a.fit, a.replicates), (base.factor, a.factor))
         for a in by_name.values()
+        if _overlap(base.points.compute, a.points.compute)
     ]
+
+
+def _overlap(one: Array, other: Array) -> bool:
+    """Whether two arms span some compute together; not where either has no compute."""
+    if not len(one) or not len(other):
+        return False
+    return bool(max(one.min(), other.min()) < min(one.max(), other.max()))

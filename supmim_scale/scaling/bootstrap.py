@@ -16,7 +16,7 @@ from supmim_scale.scaling.laws import Array
 from supmim_scale.scaling.points import Ints
 
 LEVEL = 0.9
-_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Replicates:
     def interval(self, samples: Array, at: Array) -> tuple[Array, Array]:
         """The 90 % interval of figures that are `at` in the fit and `samples` (replicates, ...)
         in the replicates."""
-        low, high = np.quantile(samples, _TAILS, axis=0)
+        low, high = np.quantile(samples, TAILS, axis=0)
         return at + self.widening * (low - at), at + self.widening * (high - at)
 
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -74,7 +74,7 @@ def bootstrap(fit: Fit, num: int, *, seed: int = 0, shown: bool = False) -> Repl
 def widening(num_clusters: int, num_parameters: int) -> float:
     """What few clusters do to an interval: a factor, 1 for many."""
     free = max(1, num_clusters - num_parameters)
-    student = stats.t.ppf(_TAILS[1], free) / stats.norm.ppf(_TAILS[1])
+    student = stats.t.ppf(TAILS[1], free) / stats.norm.ppf(TAILS[1])
     return float(np.sqrt(num_clusters / free) * student)
 
 

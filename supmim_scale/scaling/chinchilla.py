@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from supmim_scale.errors import UserError
-from supmim_scale.scaling.bootstrap import LEVEL, Replicates, draw_weights
+from supmim_scale.scaling.bootstrap import TAILS, Replicates, draw_weights
 from supmim_scale.scaling.fit import Fit
 from supmim_scale.scaling.laws import Array
 from supmim_scale.scaling.points import Points
@@ -47,6 +47,7 @@ class Allocation:
     replicates: Array
     rungs: tuple[Rung, ...] = ()
     left_out: tuple[str, ...] = ()
+    widening: float = 1.0  # of intervals about `lines`, for few clusters
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -66,7 +67,8 @@ class Allocation:
         """Intervals of (a, b); None without replicates."""
         if not len(self.replicates):
             return None
-        return _middle(self.replicates[:, 1]), _middle(self.replicates[:, 3])
+        a, b = self.exponents
+        return self._middle(self.replicates[:, 1], a), self._middle(self.replicates[:, 3], b)
 
     def size_intervals(
         self, compute: float
@@ -74,17 +76,20 @@ class Allocation:
         """Intervals of (N_opt, D_opt) for a budget; None without replicates."""
         if not len(self.replicates):
             return None
-        n, d = _sizes(self.replicates.T, np.log(compute) - self.log_centre)
-        return _middle(n), _middle(d)
+        drawn = _sizes(self.replicates.T, np.log(compute) - self.log_centre)
+        n, d = (
+            np.exp(self._middle(np.log(column), float(np.log(at))))
+            for column, at in zip(drawn, self.sizes(compute), strict=True)
+        )
+        return (float(n[0]), float(n[1])), (float(d[0]), float(d[1]))
+
+    def _middle(self, samples: Array, at: float) -> tuple[float, float]:
+        low, high = np.quantile(samples, TAILS)
+        return float(at + self.widening * (low - at)), float(at + self.widening * (high - at))
 
 
 def _sizes(lines: Array, x: Array | float) -> tuple[Array, Array]:
     return np.exp(lines[0] + lines[1] * x), np.exp(lines[2] + lines[3] * x)
-
-
-def _middle(samples: Array) -> tuple[float, float]:
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def approach_1(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
@@ -207,7 +212,8 @@ def approach_3(fit: Fit, replicates: Replicates | None, flops_factor: float) -> 
         budget = centre - np.log(flops_factor)
         return np.stack([log_g + a * budget, a, b * budget - log_g, b], axis=-1)
 
-    return Allocation(3, centre, lines(fit.theta), lines(thetas))
+    widening = replicates.widening if replicates else 1.0
+    return Allocation(3, centre, lines(fit.theta), lines(thetas), widening=widening)
 
 
 def flops_factor(points: Points) -> tuple[float, float]:

@@ -154,8 +154,8 @@ def _descend(
 ) -> tuple[Array, float]:
     """(theta, cost) from one start.
 
-    The cost is Huber's over `delta`, summed: of the mean of squares of 1e-3, L-BFGS stops early,
-    which is what happened to the published fit (Besiroglu et al. 2024, arXiv 2404.10102).
+    The cost is Huber's, summed and over `delta`. Averaged it is so small that L-BFGS stops early,
+    as the first published fit did (Besiroglu et al. 2024, arXiv 2404.10102).
     """
     lower, upper, *_ = law.box(x, log_y)
 

@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 class Points:
     """Columns of the points. A column that the table lacks is empty.
 
-    `clusters` numbers what a bootstrap draws together: the seeds of one configuration.
+    `clusters` numbers what a bootstrap draws together.
     """
 
     metric_name: str
@@ -59,6 +59,12 @@ class Points:
         """The points of one arm."""
         return self.take(np.array([arm == name for arm in self.arms]))
 
+    def frontier(self) -> "Points":
+        """The points that no cheaper one beats."""
+        self.column("compute")  # in whose order the points are
+        best = np.minimum.accumulate(np.append(np.inf, self.metric[:-1]))
+        return self.take(self.metric < best)
+
     @property
     def arm_names(self) -> list[str]:
         """Arms in the order of their names."""
@@ -71,14 +77,19 @@ def make_points(
     arms: tuple[str, ...] | None = None, labels: tuple[str, ...] | None = None,
     metric_name: str = "loss", data_wait: Array | None = None, mfu: Array | None = None,
 ) -> Points:  # fmt: skip
-    """Points in their one order: by compute, size, data, arm, metric."""
+    """Points in their one order: by compute, size, data, arm, metric, label."""
     num = len(metric)
     n, d, c = (_floats(column) for column in (params, data, compute))
     arms = arms or ("",) * num
     labels = labels or tuple(f"point {i + 1}" for i in range(num))
     clusters = np.arange(num) if clusters is None else clusters
     # np.lexsort sorts by the last key first.
-    keys = [metric, np.array(arms), *(column for column in (d, n, c) if len(column))]
+    keys = [
+        np.array(labels),
+        metric,
+        np.array(arms),
+        *(column for column in (d, n, c) if len(column)),
+    ]
     order = np.lexsort(keys)
     points = Points(
         metric_name, n, d, c, _floats(metric), clusters, arms, labels, _floats(data_wait),

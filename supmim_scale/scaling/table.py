@@ -22,7 +22,7 @@ _NAMED = 5  # rows that a refusal names
 @dataclass(frozen=True)
 class Columns:
     """Which columns hold what. A number after a colon is its unit: `params_M:1e6`; `1-acc1` is an
-    error rate out of an accuracy.
+    error rate out of an accuracy; `-` is no column.
 
     `cluster` names columns whose equal values a bootstrap draws together. By default these are
     the points of one run where a run has several, else the seeds of one configuration where there
@@ -46,13 +46,13 @@ def read_rows(path: Path) -> list[Row]:
     """Rows of a CSV or Parquet file; `row` is its place in the file, the header being 1."""
     if not path.is_file():
         raise UserError(str(path), "no such file", "a CSV or Parquet table", "check the path")
-    if path.suffix.lower() == ".parquet":
-        try:
+    try:
+        if path.suffix.lower() == ".parquet":
             return [{**r, "row": i + 1} for i, r in enumerate(_parquet(path))]
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(str(path), str(error), "a Parquet file", "write it again") from None
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return [{**r, "row": i + 2} for i, r in enumerate(csv.DictReader(file))]
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return [{**r, "row": i + 2} for i, r in enumerate(csv.DictReader(file))]
+    except (pyarrow.ArrowInvalid, csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(str(path), str(error), "a CSV or Parquet table", "check it") from None
 
 
 def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
@@ -66,7 +66,8 @@ def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
     rows = [row for row in rows if all(_holds(row, test, source) for test in columns.where)]
     if not rows:
         raise UserError(source, "no row left", f"rows where {columns.where}", "mend --where")
-    metric = _values(rows, columns.metric, source, must=True)
+    _require_named(rows[0], columns, source)
+    metric = _values(rows, columns.metric, source)
     sizes = {name: _values(rows, getattr(columns, name), source) for name in _SIZES}
     sizes |= _filled(sizes, columns.flops_factor, source)
     arms = tuple(str(row.get(columns.arm, "")) for row in rows)
@@ -75,7 +76,7 @@ def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
         metric,
         **sizes,
         arms=arms,
-        clusters=_clusters(rows, sizes, columns, arms, source),
+        clusters=_clusters(rows, sizes, columns, arms),
         labels=tuple(_label(row, columns) for row in rows),
         metric_name=_name_of(columns.metric, rows[0]),
         data_wait=_fractions(rows, "data_wait"),
@@ -91,13 +92,26 @@ def _parquet(path: Path) -> list[Row]:
     return rows
 
 
-def _values(rows: Sequence[Row], spec: str, source: str, *, must: bool = False) -> Array:
+def _require_named(row: Row, columns: Columns, source: str) -> None:
+    """The metric is there, and whatever other column was named; `-` stands for none."""
+    usual, known = Columns(), [key for key in row if key not in ("row", None)]
+    for which in ("metric", *_SIZES, "run", "seed", "arm"):
+        spec = getattr(columns, which)
+        name = _spec(spec, row)[0]
+        is_wanted = which == "metric" or spec not in (getattr(usual, which), "-")
+        if is_wanted and name not in row:
+            advice = did_you_mean(name, known)
+            raise UserError(source, f"no column '{name}'", f"the column of --{which}", advice)
+    for name in columns.cluster:
+        if name not in row:
+            advice = did_you_mean(name, known)
+            raise UserError("--cluster", f"'{name}'", f"a column of {source}", advice)
+
+
+def _values(rows: Sequence[Row], spec: str, source: str) -> Array:
     """A column as positive finite numbers; empty where the table has no such column."""
     name, factor, is_share = _spec(spec, rows[0])
     if name not in rows[0]:
-        if must:
-            advice = did_you_mean(name, [key for key in rows[0] if key != "row"])
-            raise UserError(source, f"no column '{name}'", "the column of the metric", advice)
         return np.empty(0)
     values = np.array([_number(row[name]) for row in rows])
     values = (1 - values if is_share else values) * factor
@@ -194,13 +208,9 @@ def _require_once(
 
 
 def _clusters(
-    rows: Sequence[Row], sizes: dict[str, Array], columns: Columns, arms: Sequence[str], source: str
+    rows: Sequence[Row], sizes: dict[str, Array], columns: Columns, arms: Sequence[str]
 ) -> Any:
     """A number for each row's cluster."""
-    for name in columns.cluster:
-        if name not in rows[0]:
-            advice = did_you_mean(name, rows[0])
-            raise UserError("--cluster", f"'{name}'", f"a column of {source}", advice)
     runs = [row.get(columns.run, i) for i, row in enumerate(rows)]
     keys: list[tuple[object, ...]]
     if columns.cluster:

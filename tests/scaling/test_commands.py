@@ -45,6 +45,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(table, capsys):
     assert main(["scaling", "fit", str(table), "--metric", "acc"]) == 2
     assert main(["scaling", "fit", str(table.parent / "no.csv")]) == 2
     assert main(["scaling", "fit", str(table.parent)]) == 2
+    capsys.readouterr()
+    for option, value in (("--hold-out", "1"), ("--delta", "0"), ("--budget", "-1"),
+                          ("--bootstrap", "-2"), ("--manifest", "no.yaml")):  # fmt: skip
+        assert (
+            main(["scaling", "report", str(table), "--out", str(table.parent), option, value]) == 2
+        )
+        assert capsys.readouterr().err.startswith(f"error: {option}: found")
 
 
 def test_column_order_units_and_file_kind_do_not_change_a_fit(table, tmp_path, capsys):

@@ -122,6 +122,14 @@ def test_a_budget_buys_what_the_law_says_with_an_interval():
     assert bought.beyond == pytest.approx(1e21 / 6e19)
 
 
+def test_the_frontier_leaves_out_what_a_cheaper_run_beats():
+    points = grid_points(noise=0.0)
+    kept = points.frontier()
+    assert 4 <= len(kept) < len(points)
+    assert (np.diff(kept.metric) < 0).all()
+    assert analyse(points, Options("power", 0, 0, only_frontier=True)).points.metric_name == "loss"
+
+
 def two_arms(gain):
     n, d, c, metric = grid(noise=0.001)
     better = grid(noise=0.001, seed=1)[3] * gain
@@ -143,6 +151,13 @@ def test_equal_arms_have_a_gap_about_zero():
     (gap,) = gaps_of(analyse_arms(two_arms(1.0), Options(num_bootstrap=30, dear_share=0)))
     middle = len(gap.gap) // 2
     assert gap.low[middle] < 0 < gap.high[middle]
+
+
+def test_an_arm_that_cannot_be_fitted_is_named():
+    points = two_arms(1.0)
+    few = [i for i, arm in enumerate(points.arms) if arm == "supervised" or i < 9]
+    with pytest.raises(UserError, match=r"supervised \+ MIM, law parametric: found \d distinct"):
+        analyse_arms(points.take(np.array(few)), Options(num_bootstrap=0))
 
 
 def test_covariance_and_intervals_agree_about_the_spread():

@@ -123,9 +123,10 @@ def test_a_row_that_comes_twice_is_named(table):
 def test_a_missing_column_is_named_with_what_there_is(table):
     with pytest.raises(UserError, match=r"no column 'top1'.*choose from loss, params"):
         read(table(), metric="top1")
-    points = read(table(), compute="nowhere")
+    with pytest.raises(UserError, match=r"no column 'flops'.*--compute; choose from|did you mean"):
+        read(table(), compute="flops")
     with pytest.raises(UserError, match=r"no compute column.*--compute"):
-        points.column("compute")
+        read(table(), compute="-").column("compute")
 
 
 def test_a_test_of_rows_must_be_readable(table):
