@@ -11,6 +11,7 @@ from supmim_scale.scaling.chinchilla import (
     approach_1,
     approach_2,
     approach_3,
+    first_few,
     flops_factor,
 )
 from supmim_scale.scaling.fit import Fit, fit_law
@@ -131,6 +132,8 @@ def _allocations(
     for approach in (approach_1, approach_2):
         try:
             found.append(approach(points, options.num_bootstrap, seed=options.seed))
+            if left_out := first_few(found[-1].left_out):
+                refused.append(f"approach {found[-1].approach} leaves out {left_out}")
         except UserError as error:
             refused.append(str(error))
     if fit.law.name == "parametric":

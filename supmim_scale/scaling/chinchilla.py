@@ -114,7 +114,7 @@ def approach_1(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
         if not is_inside
     )
     if len(rungs) < _LEAST_RUNGS:
-        missing = _first(left_out) or "runs at more budgets"
+        missing = first_few(left_out) or "runs at more budgets"
         raise _too_few_rungs(1, [rung.compute for rung in rungs], missing)
     return _allocate(1, points, minima, rungs, num, seed, left_out)
 
@@ -140,7 +140,7 @@ def approach_2(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
     if len(usable) < _LEAST_RUNGS:
         raise _too_few_rungs(
             2, [float(points.compute[g].mean()) for g in usable],
-            _first(left_out) or "runs of four sizes or more at more budgets",
+            first_few(left_out) or "runs of four sizes or more at more budgets",
         )  # fmt: skip
 
     def minima(weights: Array) -> list[Rung]:
@@ -249,7 +249,7 @@ def _lines(rungs: list[Rung], centre: float) -> Array:
     return np.array([n0, a, d0, b])
 
 
-def _first(texts: Sequence[str]) -> str:
+def first_few(texts: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
     return "; ".join([*texts[:_NAMED], *more])
