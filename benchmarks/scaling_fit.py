@@ -31,7 +31,7 @@ from supmim_scale.scaling.chinchilla import Allocation, approach_1, approach_2, 
 from supmim_scale.scaling.fit import HOFFMANN_DELTA, Fit, fit_law
 from supmim_scale.scaling.holdout import compare
 from supmim_scale.scaling.identify import unsure
-from supmim_scale.scaling.influence import decisive_points
+from supmim_scale.scaling.influence import Decisive, decisive_points
 from supmim_scale.scaling.laws import LAWS
 from supmim_scale.scaling.points import Points, make_points
 from supmim_scale.scaling.table import Columns, read_rows, to_points
@@ -101,7 +101,7 @@ def parametric_rows(folder: Path, num: int) -> Iterator[Row]:
     for points, published in ((kept, BESIROGLU), (every, None)):
         began = time.perf_counter()
         fit = fit_law(LAWS["parametric"], points, delta=HOFFMANN_DELTA)
-        decisive = [str(one) for one in decisive_points(fit)]
+        decisive = [told(one) for one in decisive_points(fit)]
         took = time.perf_counter() - began
         replicates = bootstrap(fit, num, shown=True)
         row = fit_row(f"chinchilla parametric, {len(points)} points", fit) | {
@@ -120,6 +120,14 @@ def parametric_rows(folder: Path, num: int) -> Iterator[Row]:
             yield allocation_row(
                 "chinchilla approach 3", approach_3(fit, replicates, 6.0), {"a": BESIROGLU_A}
             )
+
+
+def told(found: Decisive) -> str:
+    """What few points decide, without their values: those are not ours to copy."""
+    return (
+        f"{len(found.labels)} of {found.num_points} points, those with {found.end}, decide "
+        f"{found.parameter}: {found.with_them:.4f} with them, {found.without:.4f} without"
+    )
 
 
 def approach_rows(folder: Path, num: int) -> Iterator[Row]:
@@ -167,10 +175,11 @@ def fit_row(name: str, fit: Fit) -> Row:
 
 def allocation_row(name: str, allocation: Allocation, published: dict[str, Any]) -> Row:
     """Exponents beside the published ones."""
+    budgets = [text.partition(":")[0] for text in allocation.left_out]
     return {"name": name, "kind": "allocation",
             "exponents": dict(zip("ab", allocation.exponents, strict=True)),
             "intervals": dict(zip("ab", allocation.exponent_intervals() or (), strict=True)),
-            "published": published, "left_out": allocation.left_out}  # fmt: skip
+            "published": published, "budgets_left_out": budgets}  # fmt: skip
 
 
 def powers(compute: Any) -> Any:
@@ -240,8 +249,10 @@ def line_of(row: Row) -> str:
     found = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     published = row.get("published", {})
     beside = "  ".join(f"{name} {_shown(value)}" for name, value in published.items())
-    told = "".join(f"\n  {text}" for text in row.get("decisive_points", ()))
-    return f"{row['name']:48} {found}" + (f"\n{'published':48} {beside}" if beside else "") + told
+    decisive = "".join(f"\n  {text}" for text in row.get("decisive_points", ()))
+    return (
+        f"{row['name']:48} {found}" + (f"\n{'published':48} {beside}" if beside else "") + decisive
+    )
 
 
 def _shown(published: Any) -> str:
