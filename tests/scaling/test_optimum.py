@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from known import TRUTH, grid, grid_points, iso_flop, loss, optimal_params, power_points
+from known_laws import TRUTH, grid, grid_points, iso_flop, loss, optimal_params, power_points
 
 from supmim_scale.errors import UserError
 from supmim_scale.scaling.analysis import Options, analyse, analyse_arms

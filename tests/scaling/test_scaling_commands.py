@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT
-from known import grid, iso_flop, power_points, write
+from known_laws import grid, iso_flop, power_points, write
 
 from supmim_scale import assemble
 from supmim_scale.cli import main

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from known import grid, iso_flop, loss, power_points, write
+from known_laws import grid, iso_flop, loss, power_points, write
 
 from supmim_scale.errors import UserError
 from supmim_scale.scaling.analysis import Options, analyse

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from known import TRUTH, grid, grid_points, power_points
+from known_laws import TRUTH, grid, grid_points, power_points
 from scipy.optimize import check_grad
 
 from supmim_scale.scaling.bootstrap import bootstrap, widening

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from known import grid, iso_flop, write
+from known_laws import grid, iso_flop, write
 
 
 @pytest.fixture(scope="module")
