@@ -18,6 +18,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.scaling_commands import add_scaling_commands
 from supmim_scale.stopping import Stopper, ignore_signals
 from supmim_scale.study_commands import add_study_commands
 
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add_cluster_commands(commands)
     add_study_commands(commands.add_parser("study", help="many runs from one YAML file"))
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
+    add_scaling_commands(commands.add_parser("scaling", help="fit scaling laws, draw, report"))
     return parser
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
 # Each room may import the rooms above it, and itself. A line is a room.
 ORDER = [
     "errors", "units", "variants", "draws", "flops", "report",
-    "stopping", "launcher", "progress", "checksums",
+    "stopping", "launcher", "progress", "checksums", "scaling",
     "config",
     "cluster",
     "models",
@@ -22,7 +22,7 @@ ORDER = [
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train", "finished",
-    "data_commands", "cluster_commands", "study_commands", "cli", "__main__",
+    "data_commands", "cluster_commands", "study_commands", "scaling_commands", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -36,7 +36,7 @@ OWNERS = {
     "timm": {"models/encoder.py"},
     "tqdm": {"progress.py", "metrics.py", "data/synth.py", "evaluation.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
-    "matplotlib": {"data/stats.py"},
+    "matplotlib": {"data/stats.py", "scaling/figures.py", "scaling/style.py"},
     "diffusers": {"models/targets.py"},
     "sklearn": {"models/targets.py"},
 }
@@ -53,6 +53,8 @@ TORCH_FREE = [
     "cluster",
     "cluster_commands",
     "study_commands",
+    "scaling",
+    "scaling_commands",
 ]
 
 
