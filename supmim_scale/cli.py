@@ -16,6 +16,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.planner_commands import add_plan_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
     report.set_defaults(run=_report)
 
+    add_plan_command(commands.add_parser("plan", help="will it fit, how fast, at what cost"))
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
     return parser
 

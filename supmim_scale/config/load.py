@@ -54,22 +54,28 @@ def find_recipe(recipe: str) -> Path:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked recipe. Raises `UserError` for anything unknown, mistyped or inconsistent."""
     path = find_recipe(recipe)
+    tree = load_mapping(path)
+    for override in overrides:
+        _override(tree, override)
+    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
+    require_consistent(config)
+    return config
+
+
+def load_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Raises `UserError` where it is none or a key stands in it twice."""
     try:
         loader = _UniqueKeyLoader(path.read_text())
         loader.name = str(path)
         tree = loader.get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         what = " ".join(str(error).split())
         raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "mend the file") from None
     if not isinstance(tree, dict):
         raise UserError(
             str(path), f"{type(tree).__name__}", "a mapping of sections", "see a recipe"
         )
-    for override in overrides:
-        _override(tree, override)
-    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
-    require_consistent(config)
-    return config
+    return tree
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

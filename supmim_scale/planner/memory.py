@@ -1,0 +1,131 @@
+"""Peak memory of a rank by kind: states, what DeepSpeed gathers and buffers, activations, input."""
+
+from dataclasses import dataclass, fields, replace
+
+from supmim_scale.planner.activations import Activations
+from supmim_scale.planner.sharding import ModelSize, Sharding
+from supmim_scale.planner.states import BF16, FP32, MOMENTS, engine_states
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a rank at the fullest moment, by kind; `host`: offloaded, not on the GPU.
+
+    `at_step`: alive during the optimizer's step, when no activation is; the peak is the larger.
+    """
+
+    parameters: float
+    masters: float
+    gradients: float
+    optimizer: float
+    ema: float
+    gathered: float
+    buckets: float
+    activations: float
+    logits: float
+    inputs: float
+    dali_pool: float
+    host: float
+    at_step: float
+
+    @property
+    def peak(self) -> float:
+        """Bytes on the device at the fullest moment."""
+        return max(sum(self.by_kind().values()), self.at_step)
+
+    def by_kind(self) -> dict[str, float]:
+        """Bytes of each kind while backward runs."""
+        return {
+            spec.name: float(getattr(self, spec.name))
+            for spec in fields(self)
+            if spec.name not in ("host", "at_step")
+        }
+
+
+def memory_of(
+    size: ModelSize,
+    sharding: Sharding,
+    ranks: int,
+    activations: Activations,
+    *,
+    has_ema: bool,
+    inputs: float,
+    dali_pool: float = 0.0,
+    fused_step: bool = True,
+) -> Memory:
+    """A rank's memory. `fused_step`: AdamW in one kernel, as on GPUs; torch's CPU loop makes two
+    temporaries of the shard's size."""
+    states = engine_states(
+        size.num_params, ranks, sharding.stage, sharding.precision, has_ema=has_ema
+    )
+    host = 0.0
+    if sharding.offloads_optimizer:
+        host += states.masters + states.gradients + states.optimizer + states.ema
+        states = replace(states, masters=0.0, gradients=0.0, optimizer=0.0, ema=0.0)
+    if sharding.offloads_parameters:
+        host += states.parameters
+        states = replace(states, parameters=0.0)
+    gathered = gathered_bytes(size, sharding, ranks)
+    rest = inputs + dali_pool
+    mine = size.num_params / (ranks if sharding.stage else 1)
+    on_host = sharding.offloads_optimizer
+    step = 0.0 if fused_step or on_host or sharding.stage is None else MOMENTS * mine
+    step += FP32 * mine if sharding.stage == 3 and not on_host else 0.0
+    reduced, standing = bucket_bytes(size, sharding)
+    persistent = gathered if sharding.second_shard > 1 else 0.0
+    at_step = states.total + persistent + rest + max(step, reduced) + standing * _stands(sharding)
+    return Memory(
+        parameters=states.parameters,
+        masters=states.masters,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
+        ema=states.ema,
+        gathered=gathered,
+        buckets=standing,
+        activations=activations.peak - activations.logits,
+        logits=activations.logits,
+        inputs=inputs,
+        dali_pool=dali_pool,
+        host=host,
+        at_step=at_step,
+    )
+
+
+def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
+    """Stage 3: parameters that are whole for a while, small ones that stay whole, hpZ's shard.
+
+    On one rank nothing is gathered: the shard is the whole.
+    """
+    if sharding.stage != 3 or ranks == 1:
+        return 0.0
+    working = _working(sharding)
+    alive = min(size.num_params, max(sharding.max_live, size.largest))
+    persistent = sum(n for n in size.sizes if n <= sharding.persistence)
+    second = size.num_params / sharding.second_shard if sharding.second_shard > 1 else 0.0
+    return working * (min(size.num_params, alive + persistent) + second)
+
+
+def bucket_bytes(size: ModelSize, sharding: Sharding) -> tuple[float, float]:
+    """(buffers of the reduction after backward, buffers during backward).
+
+    Stage 1 in bf16 flattens fp32 gradients and casts them, a buffer at a time, once backward is
+    over. The others copy gradients into a bucket of fixed size, two of them where communication
+    overlaps at stage 2; stage 3 keeps its bucket for good, and flattens what it scatters.
+    """
+    if sharding.stage is None:
+        return 0.0, 0.0
+    if sharding.stage == 1 and sharding.precision == "bf16":
+        return float((FP32 + BF16) * min(size.num_params, sharding.reduce_bucket)), 0.0
+    working, bucket = _working(sharding), sharding.reduce_bucket
+    if sharding.stage == 3:
+        return 0.0, float(working * (bucket + min(size.num_params, bucket)))
+    return 0.0, float(working * bucket * (2 if sharding.overlaps else 1))
+
+
+def _working(sharding: Sharding) -> int:
+    return BF16 if sharding.precision == "bf16" else FP32
+
+
+def _stands(sharding: Sharding) -> float:
+    """The share of the buckets that outlives backward."""
+    return 0.5 if sharding.stage == 3 else 0.0
