@@ -68,7 +68,9 @@ def load_mapping(path: Path) -> dict[str, Any]:
         loader = _UniqueKeyLoader(path.read_text())
         loader.name = str(path)
         tree = loader.get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise UserError(str(path), str(error), "a YAML file", "check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "mend the file") from None
     if not isinstance(tree, dict):
