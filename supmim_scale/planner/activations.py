@@ -12,28 +12,18 @@ from supmim_scale.planner.trace import Numerics, Trace, fake_trace
 
 
 @dataclass(frozen=True)
-class Activations:
-    """Bytes beyond states and inputs: alive after forward, of the class head's logits, peak."""
-
-    saved: float
-    logits: float
-    peak: float
-
-
-@dataclass(frozen=True)
 class ActivationModel:
     """Traces of the recipe's depth at some micro-batches."""
 
     traces: dict[int, Trace]
 
-    def at(self, micro_batch: int) -> Activations:
+    def at(self, micro_batch: int) -> Trace:
         """Exact at the traced batches; between them the peak is at most a little too high, since
         it is the largest of several straight lines."""
         low = max(batch for batch in self.traces if batch <= micro_batch)
         high = min(batch for batch in self.traces if batch >= micro_batch)
         share = (micro_batch - low) / (high - low) if high > low else 0.0
-        found = _between(self.traces[low], self.traces[high], share)
-        return Activations(found.saved, found.logits, found.peak)
+        return _between(self.traces[low], self.traces[high], share)
 
 
 def deep_trace(
@@ -54,20 +44,21 @@ def deep_trace(
         fake_trace(_of_depth(config, d), numerics, policy, micro_batch, out_features)
         for d in (shallow, shallow + period)
     )
-    return _extended(first, second, (depth - shallow) / period)
+    return _extended(first, second, period, depth)
 
 
 def _of_depth(config: RunConfig, depth: int) -> RunConfig:
     return replace(config, model=replace(config.model, depth=depth))
 
 
-def _extended(first: Trace, second: Trace, periods: float) -> Trace:
-    """The trace `periods` periods deeper than `first`; `second` is one deeper.
+def _extended(first: Trace, second: Trace, period: int, deep: int) -> Trace:
+    """The trace of `deep` blocks; `second` is one period deeper than `first`.
 
     Of the blocks only those near the ends are given: between them the bytes run straight.
     """
-    depth = len(first.block_peaks[0])
-    half = depth // 2
+    depth = len(first.done)
+    half, periods = depth // 2, (deep - depth) / period
+    places = [*range(1, half + 1), *range(deep - depth + half + 1, deep + 1)]
     rows = zip(first.block_peaks, second.block_peaks, strict=True)
     aligned = [([*a], [*b[:half], *b[len(b) - depth + half :]]) for a, b in rows]
     return Trace(
@@ -78,6 +69,7 @@ def _extended(first: Trace, second: Trace, periods: float) -> Trace:
         block_peaks=tuple(
             tuple(_line(x, y, periods) for x, y in zip(a, b, strict=True)) for a, b in aligned
         ),
+        done=tuple(place / deep for place in places),
     )
 
 
@@ -91,6 +83,7 @@ def _between(low: Trace, high: Trace, share: float) -> Trace:
         block_peaks=tuple(
             tuple(_line(x, y, share) for x, y in zip(a, b, strict=True)) for a, b in rows
         ),
+        done=low.done,
     )
 
 

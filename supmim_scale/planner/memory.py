@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, fields, replace
 
-from supmim_scale.planner.activations import Activations
 from supmim_scale.planner.sharding import ModelSize, Sharding
-from supmim_scale.planner.states import BF16, FP32, MOMENTS, engine_states
+from supmim_scale.planner.states import BF16, FP32, MOMENTS, engine_states, late_gradients
+from supmim_scale.planner.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,17 @@ def memory_of(
     size: ModelSize,
     sharding: Sharding,
     ranks: int,
-    activations: Activations,
+    activations: Trace,
+    accumulation: int,
     *,
     has_ema: bool,
     inputs: float,
     dali_pool: float = 0.0,
     fused_step: bool = True,
+    are_gradients_traced: bool = False,
 ) -> Memory:
     """A rank's memory. `fused_step`: AdamW in one kernel, as on GPUs; torch's CPU loop makes two
-    temporaries of the shard's size."""
+    temporaries of the shard's size. `are_gradients_traced`: the trace has them already."""
     states = engine_states(
         size.num_params, ranks, sharding.stage, sharding.precision, has_ema=has_ema
     )
@@ -65,30 +67,38 @@ def memory_of(
     if sharding.offloads_parameters:
         host += states.parameters
         states = replace(states, parameters=0.0)
-    gathered = gathered_bytes(size, sharding, ranks)
-    rest = inputs + dali_pool
-    mine = size.num_params / (ranks if sharding.stage else 1)
-    on_host = sharding.offloads_optimizer
-    step = 0.0 if fused_step or on_host or sharding.stage is None else MOMENTS * mine
-    step += FP32 * mine if sharding.stage == 3 and not on_host else 0.0
-    reduced, standing = bucket_bytes(size, sharding)
-    persistent = gathered if sharding.second_shard > 1 else 0.0
-    at_step = states.total + persistent + rest + max(step, reduced) + standing * _stands(sharding)
+    at_step = states.total
+    if are_gradients_traced:
+        states = replace(states, gradients=0.0)
+    late = late_gradients(states.gradients, sharding.stage, sharding.precision, accumulation)
+    outer_share = 1 - size.encoder_params / size.num_params
+    traced, filled = activations.fullest(late, outer_share)
+    after, standing = bucket_bytes(size, sharding)
+    rest = inputs + dali_pool + (standing / 2 if sharding.stage == 3 else 0.0)
+    step = step_bytes(size, sharding, ranks, fused_step=fused_step)
     return Memory(
         parameters=states.parameters,
         masters=states.masters,
-        gradients=states.gradients,
+        gradients=states.gradients - late + filled,
         optimizer=states.optimizer,
         ema=states.ema,
-        gathered=gathered,
+        gathered=gathered_bytes(size, sharding, ranks),
         buckets=standing,
-        activations=activations.peak - activations.logits,
+        activations=traced - activations.logits,
         logits=activations.logits,
         inputs=inputs,
         dali_pool=dali_pool,
         host=host,
-        at_step=at_step,
+        at_step=at_step + rest + max(step, after),
     )
+
+
+def step_bytes(size: ModelSize, sharding: Sharding, ranks: int, *, fused_step: bool) -> float:
+    """Temporaries of the optimizer's step: stage 3 copies the shard's gradient."""
+    if sharding.stage is None or sharding.offloads_optimizer:
+        return 0.0
+    each = (0 if fused_step else MOMENTS) + (FP32 if sharding.stage == 3 else 0)
+    return each * size.num_params / ranks
 
 
 def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
@@ -124,8 +134,3 @@ def bucket_bytes(size: ModelSize, sharding: Sharding) -> tuple[float, float]:
 
 def _working(sharding: Sharding) -> int:
     return BF16 if sharding.precision == "bf16" else FP32
-
-
-def _stands(sharding: Sharding) -> float:
-    """The share of the buckets that outlives backward."""
-    return 0.5 if sharding.stage == 3 else 0.0

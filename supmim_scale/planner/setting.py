@@ -1,7 +1,7 @@
 """One way to run a recipe on a cluster, and everything that is computed once for the recipe."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
 from supmim_scale.models.targets import require_vqgan_folder
-from supmim_scale.planner.activations import ActivationModel, Activations, deep_trace
+from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.memory import Memory, memory_of
 from supmim_scale.planner.sharding import ModelSize, Sharding, model_size, sharding_of
 from supmim_scale.planner.trace import Numerics, Trace, input_bytes, meta_model
@@ -78,13 +78,13 @@ class Planned:
             sharding,
             ranks,
             activations,
+            accumulation,
             has_ema=config.optim.ema_decay > 0,
             inputs=float(micro_batch * self.inputs_per_image),
             dali_pool=pool_bytes(config, micro_batch) if pool else 0.0,
             fused_step=fused_step,
+            are_gradients_traced=numerics.keeps_gradients,
         )
-        if numerics.keeps_gradients:
-            memory = replace(memory, gradients=0.0)  # they are in the trace
         return Setting(config, micro_batch, accumulation, sharding, memory)
 
     def numerics(self, config: RunConfig, accumulation: int) -> Numerics:
@@ -93,7 +93,7 @@ class Planned:
         dtype = torch.bfloat16 if is_bf16 and not is_plain else torch.float32
         return Numerics(dtype, is_bf16 and is_plain, is_plain and accumulation == 1)
 
-    def _activations(self, config: RunConfig, numerics: Numerics, micro_batch: int) -> Activations:
+    def _activations(self, config: RunConfig, numerics: Numerics, micro_batch: int) -> Trace:
         policy = config.engine.activation_checkpointing
         known = self._traces.get((policy, numerics), {})
         if not known or not min(known) <= micro_batch <= max(known):

@@ -62,3 +62,14 @@ def engine_states(
     kept = FP32 + BF16 if precision == "bf16" else FP32
     gradient = kept if stage == 1 else FP32
     return zero_states(num_params, ranks, stage, parameter=working, gradient=gradient, ema=ema)
+
+
+def late_gradients(gradients: float, stage: int | None, precision: str, accumulation: int) -> float:
+    """Of the bytes of gradients, those that are not there before the first backward of a step.
+
+    Stage 3's buffer is always there, and stage 1's fp32 accumulators in bf16, four bytes of six.
+    From the second micro-batch on all are.
+    """
+    if stage == 3 or accumulation > 1:
+        return 0.0
+    return gradients * BF16 / (FP32 + BF16) if stage == 1 and precision == "bf16" else gradients

@@ -24,7 +24,8 @@ class Trace:
 
     `saved`: alive between forward and backward; `logits`: of these, of the class head's shape;
     `forward_peak`; `outer_peak`: backward before the encoder's blocks; `block_peaks`: backward of
-    each block, in the order of execution, a row for each pass of the encoder.
+    each block, in the order of execution, a row for each pass of the encoder; `done`: share of the
+    encoder's blocks that such a pass has behind it after each.
     """
 
     saved: int
@@ -32,11 +33,27 @@ class Trace:
     forward_peak: int
     outer_peak: int
     block_peaks: tuple[tuple[int, ...], ...]
+    done: tuple[float, ...]
 
     @property
     def peak(self) -> int:
         """The largest of all."""
         return max(self.forward_peak, self.outer_peak, *(max(row) for row in self.block_peaks))
+
+    def fullest(self, late: float, outer_share: float) -> tuple[float, float]:
+        """(bytes of the trace, bytes of `late`) at the moment when their sum is largest.
+
+        `late` fills while gradients become whole, with its `outer_share` before the blocks; with
+        two passes of the encoder a block's is whole in the second.
+        """
+        *earlier, last = self.block_peaks
+        filled = [late * (outer_share + (1 - outer_share) * share) for share in self.done]
+        moments = [
+            (self.forward_peak, 0.0),
+            *((peak, late * outer_share) for row in ((self.outer_peak,), *earlier) for peak in row),
+            *zip(last, filled, strict=True),
+        ]
+        return max(moments, key=sum)
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,8 @@ def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics) -> 
     depth = len(model.encoder.blocks)
     outer, *blocks = [*peaks, live.peak]
     rows = [tuple(blocks[start : start + depth]) for start in range(0, len(blocks), depth)]
-    return Trace(saved, logits, forward_peak, outer, tuple(rows))
+    done = tuple((place + 1) / depth for place in range(depth))
+    return Trace(saved, logits, forward_peak, outer, tuple(rows), done)
 
 
 def input_tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
