@@ -120,10 +120,8 @@ def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics) -> 
         with live, casts:
             output = model(*arguments)
         saved, logits, forward_peak = live.live, live.apart, live.restart_peak()
-        loss = output.loss
-        del output
         with live:
-            loss.backward()
+            output.loss.backward()  # the engines, too, hold the whole output until backward is over
     depth = len(model.encoder.blocks)
     outer, *blocks = [*peaks, live.peak]
     rows = [tuple(blocks[start : start + depth]) for start in range(0, len(blocks), depth)]
