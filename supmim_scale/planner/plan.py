@@ -78,31 +78,41 @@ def make_plan(
         verdict=verdict_of(setting, cluster.gpu, reserve),
         step=step,
         cost=run_cost(config, cluster, step, steps, usd_per_gpu_hour) if steps else None,
-        ranking=ranking(planned, cluster, shape, assumed, limit_bytes(cluster.gpu, reserve)),
+        ranking=ranking(planned, setting, cluster, shape, assumed, reserve),
         scaling=weak_scaling(setting, cluster, planned, shape, assumed),
     )
 
 
 def ranking(
-    planned: Planned, cluster: Cluster, shape: JointShape, assumed: Assumed, limit: int
+    planned: Planned,
+    own: Setting,
+    cluster: Cluster,
+    shape: JointShape,
+    assumed: Assumed,
+    reserve: float = RESERVE,
 ) -> list[Ranked]:
-    """The largest micro-batch that fits, of each stage and policy, fastest first.
+    """The largest micro-batch that fits, of each stage and policy, and the recipe's own setting
+    where it fits, fastest first.
 
     A larger one is never slower here: it communicates less often, and fills the GPU better.
     """
+    limit = limit_bytes(cluster.gpu, reserve)
     engine = planned.config.engine
     policies = dict.fromkeys((*POLICIES, engine.activation_checkpointing))
     stages = dict.fromkeys(("zero1", "zero2", "zero3", engine.ds_config))
     if engine.kind == "plain":
         stages = {engine.ds_config: None}
-    found: list[Ranked] = []
+    settings = {own.name: own} if own.memory.peak <= limit else {}
     for policy in policies:
         for stage in stages:
             changed = replace(engine, ds_config=stage, activation_checkpointing=policy)
             setting = largest_fitting(planned, changed, cluster.ranks, limit)
             if setting is not None:
-                step = step_time(setting, cluster, planned.size, shape, assumed)
-                found.append(Ranked(setting, step))
+                settings[setting.name] = setting
+    found = [
+        Ranked(setting, step_time(setting, cluster, planned.size, shape, assumed))
+        for setting in settings.values()
+    ]
     return sorted(found, key=_order)
 
 

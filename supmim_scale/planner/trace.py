@@ -1,7 +1,7 @@
 """One forward and backward of the joint model, with its live bytes by phase and by block."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from supmim_scale import assemble
 from supmim_scale.config import RunConfig
-from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
+from supmim_scale.engine.activation_checkpointing import (
+    apply_activation_checkpointing,
+    autocast_bf16,
+)
 from supmim_scale.models.encoder import geometry
 from supmim_scale.models.joint import JointModel
 from supmim_scale.models.masking import Masks, MaskSpec
@@ -80,7 +83,7 @@ def fake_trace(
     with mode:
         _fill(model)
         arguments = fake_arguments(config, spec, micro_batch, out_features)
-        return trace(model, arguments, numerics)
+        return trace(model, arguments, numerics, policy)
 
 
 def meta_model(config: RunConfig, out_features: int) -> JointModel:
@@ -109,13 +112,13 @@ def fake_arguments(
     return images_BCHW, targets_BK, masks, torch.zeros(B, N, dtype=torch.long)
 
 
-def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics) -> Trace:
+def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics, policy: str) -> Trace:
     """Live bytes of one forward and backward, on real or fake tensors."""
     inputs = input_tensors(arguments)
     live = LiveBytes(is_logits_of(len(inputs[0]), model.encoder.num_classes))
     live.ignore([*model.parameters(), *model.buffers(), *inputs])
     peaks: list[int] = []
-    casts = torch.autocast("cpu", torch.bfloat16) if numerics.autocast else nullcontext()
+    casts = autocast_bf16("cpu", policy, enabled=numerics.autocast)
     with _gradients(model, numerics), _marked(model, lambda: peaks.append(live.restart_peak())):
         with live, casts:
             output = model(*arguments)

@@ -3,7 +3,9 @@
 Volumes: Rajbhandari et al. 2020 (arXiv 1910.02054, section 7): gradients and parameters each once
 at stages 1 and 2, parameters twice and gradients once at stage 3. DeepSpeed 0.19.8 differs, by
 its source: stages 1 and 2 all-reduce gradients where a reduce-scatter would do (twice the bytes),
-stage 2 in every micro-step; and stage 3 gathers a block anew for each pass of the encoder.
+stage 2 in every micro-step; and stage 3 gathers a block anew for each pass of the encoder, but not
+once more for recomputation (bytes counted in runs of two ranks; the few blocks that are still there
+when a pass turns are not gathered again, which this leaves out).
 ZeRO++ (Wang et al. 2023, arXiv 2306.10209): qwZ gathers 8-bit weights, hpZ gathers for backward
 inside a node, qgZ reduces 4-bit gradients.
 """

@@ -37,7 +37,7 @@ def real_arguments(config, model, micro_batch):
 def real_trace(config, policy, micro_batch, numerics=FP32):
     """Live bytes of a step that is computed."""
     model = real_model(config, policy).to(numerics.dtype)
-    return trace(model, real_arguments(config, model, micro_batch), numerics)
+    return trace(model, real_arguments(config, model, micro_batch), numerics, policy)
 
 
 def faked(config, policy, micro_batch, numerics=FP32):

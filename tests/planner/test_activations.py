@@ -38,9 +38,10 @@ def test_fake_tensors_follow_every_option(overrides):
     [Numerics(torch.bfloat16), Numerics(torch.float32, autocast=True, keeps_gradients=True)],
     ids=["deepspeed in bf16", "plain in bf16"],
 )
-def test_fake_tensors_follow_the_precision(numerics):
+@pytest.mark.parametrize("policy", ["full", "selective"])
+def test_fake_tensors_follow_the_precision(numerics, policy):
     config = small()
-    assert faked(config, "full", 2, numerics) == real_trace(config, "full", 2, numerics)
+    assert faked(config, policy, 2, numerics) == real_trace(config, policy, 2, numerics)
 
 
 @pytest.mark.parametrize("policy", ["none", "full", "every_k"])
