@@ -21,8 +21,9 @@ def _states(plan: Plan) -> list[str]:
     for kind in ("parameters", "masters", "gradients", "optimizer", "ema"):
         held = getattr(memory, kind)
         each = held / size.num_params
-        share = f" = {each * ranks:.3g} B x parameters / {ranks} ranks" if each else ""
-        lines.append(f"{kind}: {gib(held)} = {each:.3g} B x parameters{share}")
+        share = f" = {each * ranks:.3g} B x parameters / {ranks} ranks" if ranks > 1 else ""
+        if held:
+            lines.append(f"{kind}: {gib(held)} = {each:.3g} B x parameters{share}")
     if sharding.stage == 3:
         lines.append(
             f"gathered: {gib(memory.gathered)} from stage3_max_live_parameters "

@@ -43,7 +43,8 @@ def assumptions(plan: Plan) -> list[str]:
         f"links carry {si(gpu.link_bytes_per_s, 'B/s')} a GPU inside a node"
         + (f", {network:,.0f} Gbit/s a node outside (--network)" if plan.cluster.nodes > 1 else "")
         + ": their whole rate, no latency",
-        "stage 3's communication hides behind compute wholly, stage 1's not at all",
+        "communication hides behind compute wholly at stage 3, not at all at stage 1, and at "
+        "stage 2 behind backward where overlap_comm is set",
         "CUDA's attention keeps what torch's fused CPU kernel keeps",
     ]
     if plan.planned.config.mim.target == "vqgan":
