@@ -64,9 +64,9 @@ def test_what_lives_after_forward_is_what_autograd_saved_and_the_output(policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_deep_model_is_as_its_shallow_ones_say(policy):
-    config = small("model.depth=14", "engine.checkpoint_every_k=3")
+    config = small("model.depth=16")
     arguments = (FP32, policy, 4, out_features(config))
-    short = deep_trace(config, 14, *arguments)
+    short = deep_trace(config, 16, *arguments)
     whole = faked(config, policy, 4)
     assert (short.saved, short.logits, short.peak) == (whole.saved, whole.logits, whole.peak)
 
