@@ -10,6 +10,7 @@ from supmim_scale import assemble
 from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
+from supmim_scale.models.encoder import geometry
 from supmim_scale.models.targets import require_vqgan_folder
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.memory import Memory, memory_of
@@ -48,7 +49,8 @@ class Planned:
         model = meta_model(config, self.out_features)
         self.size: ModelSize = model_size(model)
         self.precision = _precision(config)
-        self.inputs_per_image = input_bytes(config, 1, self.out_features)
+        spec = assemble.mask_spec(config, geometry(model.encoder).grid)
+        self.inputs_per_image = input_bytes(config, spec, 1, self.out_features)
         self.depth = len(model.encoder.blocks)
         self._traces: dict[tuple[str, Numerics], dict[int, Trace]] = {}
 

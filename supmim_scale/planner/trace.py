@@ -141,9 +141,8 @@ def input_tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
     return tensors
 
 
-def input_bytes(config: RunConfig, micro_batch: int, out_features: int) -> int:
+def input_bytes(config: RunConfig, spec: MaskSpec, micro_batch: int, out_features: int) -> int:
     """Bytes of a micro-batch's images, targets and masks."""
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
     with FakeTensorMode():
         arguments = fake_arguments(config, spec, micro_batch, out_features)
         return storages_bytes(input_tensors(arguments))
