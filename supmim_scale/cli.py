@@ -18,6 +18,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.planner_commands import add_plan_command
 from supmim_scale.scaling_commands import add_scaling_commands
 from supmim_scale.stopping import Stopper, ignore_signals
 from supmim_scale.study_commands import add_study_commands
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
     report.set_defaults(run=_report)
 
+    add_plan_command(commands.add_parser("plan", help="will it fit, how fast, at what cost"))
     add_cluster_commands(commands)
     add_study_commands(commands.add_parser("study", help="many runs from one YAML file"))
     add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))

@@ -16,13 +16,15 @@ ORDER = [
     "models",
     "data",
     "optim",
-    "assemble", "inputs", "studies",
+    "assemble", "inputs",
     "engine",
+    "planner", "studies",
     "provenance", "preflight", "weights", "evaluation", "pictures", "metrics", "checkpoints",
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train", "finished",
-    "data_commands", "cluster_commands", "study_commands", "scaling_commands", "cli", "__main__",
+    "data_commands", "planner_commands", "cluster_commands", "study_commands", "scaling_commands",
+    "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
 # Strangers: neither may know the other although one stands above.
@@ -120,6 +122,15 @@ def test_recipes_are_read_without_torch():
     for path in FILES:
         if room(path) in TORCH_FREE:
             assert not any(name.split(".")[0] == "torch" for name in imports(path)), path
+
+
+def test_the_planner_knows_no_process_group():
+    allowed = {"activation_checkpointing", "ds_config"}
+    for path in FILES:
+        if room(path) != "planner":
+            continue
+        names = [name.split(".") for name in imports(path) if "supmim_scale.engine." in name]
+        assert {parts[2] for parts in names} <= allowed, path
 
 
 def test_no_file_has_outgrown_a_room():

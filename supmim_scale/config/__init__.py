@@ -9,6 +9,7 @@ from supmim_scale.config.load import (
     digest,
     find_recipe,
     load_config,
+    load_mapping,
     recipe_names,
     resolved,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "digest",
     "find_recipe",
     "load_config",
+    "load_mapping",
     "recipe_names",
     "resolved",
 ]

@@ -54,7 +54,7 @@ def find_recipe(recipe: str) -> Path:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked recipe. Raises `UserError` for anything unknown, mistyped or inconsistent."""
     path = find_recipe(recipe)
-    tree = read_yaml(path)
+    tree = load_mapping(path)
     for override in overrides:
         _override(tree, override)
     config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
@@ -62,8 +62,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises `UserError` for anything else, a key given twice included."""
+def load_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Raises `UserError` where it is none or a key stands in it twice."""
     try:
         loader = _UniqueKeyLoader(path.read_text())
         loader.name = str(path)

@@ -50,6 +50,16 @@ def apply_activation_checkpointing(
     return len(chosen)
 
 
+def autocast_bf16(device_type: str, policy: str, *, enabled: bool = True) -> torch.autocast:
+    """bf16 autocast whose casts recomputation repeats.
+
+    With its cache a second pass of the encoder finds the weights cast by the first, and selective
+    recomputation, which runs without the first, finds a cast that was not there.
+    """
+    is_cached = policy != "selective"
+    return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=is_cached)
+
+
 def _recomputing(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(x: torch.Tensor) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from supmim_scale.engine.activation_checkpointing import autocast_bf16
 from supmim_scale.engine.ema import ShardEma
 from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.models.joint import JointModel, JointOutput
@@ -32,7 +33,8 @@ class PlainEngine:
     def forward_backward(self, *args: Any) -> JointOutput:
         """Losses of one micro-batch; its gradient is added."""
         device = next(self._model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+        is_bf16 = self._settings.precision == "bf16"
+        with autocast_bf16(device, self._settings.policy, enabled=is_bf16):
             output: JointOutput = self._model(*args)
         (output.loss / self._settings.accumulation).backward()
         return output

@@ -10,7 +10,7 @@ from typing import Any
 from supmim_scale import assemble
 from supmim_scale.cluster.study import Study, StudyRun
 from supmim_scale.config import RunConfig
-from supmim_scale.config.load import read_yaml
+from supmim_scale.config.load import load_mapping
 from supmim_scale.errors import UserError, did_you_mean
 from supmim_scale.flops import step_flops
 
@@ -65,7 +65,7 @@ def load_design(path: Path) -> Design:
 
     Raises `UserError` for anything unknown or doubled, and for a run whose recipe is wrong.
     """
-    tree = read_yaml(path)
+    tree = load_mapping(path)
     for key in tree:
         if key not in _KEYS:
             fix = did_you_mean(str(key), _KEYS)

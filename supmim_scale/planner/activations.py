@@ -1,0 +1,91 @@
+"""Activations of a recipe for any micro-batch, from traces of a few blocks.
+
+Blocks are alike, so that what lives at a given place of the step is linear in the depth and in
+the batch: four short traces give a deep model's bytes in a second. Tests hold them equal to a
+trace of the whole model.
+"""
+
+from dataclasses import dataclass, replace
+
+from supmim_scale.config import RunConfig
+from supmim_scale.planner.trace import Numerics, Trace, fake_trace
+
+
+@dataclass(frozen=True)
+class ActivationModel:
+    """Traces of the recipe's depth at some micro-batches."""
+
+    traces: dict[int, Trace]
+
+    def at(self, micro_batch: int) -> Trace:
+        """Exact at the traced batches; between them the peak is at most a little too high, since
+        it is the largest of several straight lines."""
+        low = max(batch for batch in self.traces if batch <= micro_batch)
+        high = min(batch for batch in self.traces if batch >= micro_batch)
+        share = (micro_batch - low) / (high - low) if high > low else 0.0
+        return _between(self.traces[low], self.traces[high], share)
+
+
+def deep_trace(
+    config: RunConfig,
+    depth: int,
+    numerics: Numerics,
+    policy: str,
+    micro_batch: int,
+    out_features: int,
+) -> Trace:
+    """The trace of the recipe's `depth` blocks, from two shallow ones where that is shorter."""
+    period = config.engine.checkpoint_every_k if policy == "every_k" else 1
+    # As deep in the pattern as the whole, with a whole period and a block more at either end.
+    shallow = 2 * period + 2 + (depth - 2 * period - 2) % period
+    if 2 * shallow + period >= depth:
+        return fake_trace(config, numerics, policy, micro_batch, out_features)
+    first, second = (
+        fake_trace(_of_depth(config, d), numerics, policy, micro_batch, out_features)
+        for d in (shallow, shallow + period)
+    )
+    return _extended(first, second, period, depth)
+
+
+def _of_depth(config: RunConfig, depth: int) -> RunConfig:
+    return replace(config, model=replace(config.model, depth=depth))
+
+
+def _extended(first: Trace, second: Trace, period: int, deep: int) -> Trace:
+    """The trace of `deep` blocks; `second` is one period deeper than `first`.
+
+    Of the blocks only those near the ends are given: between them the bytes run straight.
+    """
+    depth = len(first.done)
+    half, periods = depth // 2, (deep - depth) / period
+    places = [*range(1, half + 1), *range(deep - depth + half + 1, deep + 1)]
+    rows = zip(first.block_peaks, second.block_peaks, strict=True)
+    aligned = [([*a], [*b[:half], *b[len(b) - depth + half :]]) for a, b in rows]
+    return Trace(
+        saved=_line(first.saved, second.saved, periods),
+        logits=_line(first.logits, second.logits, periods),
+        forward_peak=_line(first.forward_peak, second.forward_peak, periods),
+        outer_peak=_line(first.outer_peak, second.outer_peak, periods),
+        block_peaks=tuple(
+            tuple(_line(x, y, periods) for x, y in zip(a, b, strict=True)) for a, b in aligned
+        ),
+        done=tuple(place / deep for place in places),
+    )
+
+
+def _between(low: Trace, high: Trace, share: float) -> Trace:
+    rows = zip(low.block_peaks, high.block_peaks, strict=True)
+    return Trace(
+        saved=_line(low.saved, high.saved, share),
+        logits=_line(low.logits, high.logits, share),
+        forward_peak=_line(low.forward_peak, high.forward_peak, share),
+        outer_peak=_line(low.outer_peak, high.outer_peak, share),
+        block_peaks=tuple(
+            tuple(_line(x, y, share) for x, y in zip(a, b, strict=True)) for a, b in rows
+        ),
+        done=low.done,
+    )
+
+
+def _line(first: float, second: float, share: float) -> int:
+    return round(first + (second - first) * share)

@@ -1,0 +1,38 @@
+"""Predicted memory is that of a run: the benchmark, on one process of plain PyTorch."""
+
+import pytest
+import torch
+from conftest import ROOT
+
+from supmim_scale.engine import World
+
+ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), launcher="none")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import memory
+
+    return memory
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
+@pytest.mark.parametrize(
+    ("precision", "layout", "policy"),
+    [
+        ("bf16", "clean_and_masked", "selective"),
+        ("bf16", "masked_only", "full"),
+        ("fp32", "clean_and_masked", "none"),
+    ],
+)
+def test_a_plain_run_needs_what_was_predicted(benchmark, precision, layout, policy):
+    job = {
+        "model": "vit_ti16", "layout": layout, "stage": 0, "policy": policy, "image_size": 64,
+        "micro_batch": 8, "ranks": 1, "precision": precision, "accumulation": 1,
+        "reduce_bucket": 1, "ds_config": "zero1",
+    }  # fmt: skip
+    row = benchmark.measure(job, benchmark.config_of(job), ALONE)
+    assert abs(row["peak_error"]) < 0.05
+    assert list(row["phases"]) == list(benchmark.PHASES)
+    assert "| " + layout in benchmark.table([row])
