@@ -28,12 +28,17 @@ def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--out", type=Path, required=True, help="folder to write")
     report.add_argument("--manifest", type=Path, help="the study's file, shown in the page")
     report.add_argument("--title", help="of the page; default: the source's name")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=write_report)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="+", type=Path,
                         help="a CSV or Parquet table, or folders of runs")  # fmt: skip
+    add_fit_options(parser)
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """What is fitted to which columns, and how."""
     parser.add_argument("--law", help="power, power_floor, saturating, parametric, broken")
     columns = parser.add_argument_group("columns", "NAME, NAME:UNIT, or 1-NAME for an error rate")
     columns.add_argument("--metric", help="default: error for runs, loss for tables")
@@ -67,7 +72,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def write_report(arguments: argparse.Namespace) -> int:
+    """Fit, figures and the page, into `arguments.out`."""
     from supmim_scale.scaling.figures import draw_figures
     from supmim_scale.scaling.page import write_page
 

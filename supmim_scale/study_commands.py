@@ -12,6 +12,7 @@ from supmim_scale.cluster_commands import (
     show_jobs,
 )
 from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED
+from supmim_scale.scaling_commands import add_fit_options, write_report
 
 if TYPE_CHECKING:
     from supmim_scale.studies.design import Design
@@ -21,6 +22,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     """`plan`, `run`, `submit`, `status`, `resume`, `collect`, `report`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     plan = _of_file(commands, "plan", "check a study, list its runs and what they take")
+    plan.add_argument("--out", type=Path, help="folder of coverage.png; default: the study's")
     plan.set_defaults(run=_plan)
 
     run = _of_file(commands, "run", "train what is not over on this machine, cheapest first")
@@ -46,6 +48,11 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     collect = commands.add_parser("collect", help="finished runs as runs.csv and runs.parquet")
     collect.add_argument("folder", type=Path, help="of the study's runs")
     collect.set_defaults(run=_collect)
+    report = commands.add_parser("report", help="collect, fit laws, draw, one HTML page")
+    report.add_argument("folder", type=Path, help="of the study's runs")
+    report.add_argument("--out", type=Path, help="default: report/ in the folder")
+    add_fit_options(report)
+    report.set_defaults(run=_report)
 
 
 def _of_file(
@@ -57,10 +64,15 @@ def _of_file(
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from supmim_scale.studies.coverage import draw_coverage
+    from supmim_scale.studies.table import plan_text
+
     design, folder = _design(arguments)
-    print(f"{design.name}: {len(design.runs)} runs, into {folder}")
-    for one in design.runs:
-        print(f"  {one.run.name}: {one.run.recipe} {' '.join(one.run.overrides)}")
+    print(f"{design.name}: {len(design.runs)} runs, into {folder}\n{plan_text(design)}")
+    if len({one.params for one in design.runs}) > 1:
+        out = arguments.out or folder
+        out.mkdir(parents=True, exist_ok=True)
+        print(draw_coverage(design, out))
     return EXIT_DONE
 
 
@@ -126,9 +138,20 @@ def _collect(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    _collect(arguments)
+    folder = arguments.folder
+    arguments.source, arguments.manifest = [folder / "runs.csv"], folder / "study.yaml"
+    arguments.title, arguments.out = folder.name, arguments.out or folder / "report"
+    arguments.metric = arguments.metric or "error"
+    return write_report(arguments)
+
+
 def _design(arguments: argparse.Namespace) -> "tuple[Design, Path]":
     """The study, and the folder of its runs."""
+    from supmim_scale.studies.coverage import require_coverage
     from supmim_scale.studies.design import load_design
 
     design = load_design(arguments.study)
+    require_coverage(design)
     return design, runs_folder() / design.name

@@ -38,7 +38,12 @@ OWNERS = {
     "timm": {"models/encoder.py"},
     "tqdm": {"progress.py", "metrics.py", "data/synth.py", "evaluation.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
-    "matplotlib": {"data/stats.py", "scaling/figures.py", "scaling/style.py"},
+    "matplotlib": {
+        "data/stats.py",
+        "scaling/figures.py",
+        "scaling/style.py",
+        "studies/coverage.py",
+    },
     "diffusers": {"models/targets.py"},
     "sklearn": {"models/targets.py"},
 }

@@ -1,8 +1,6 @@
 """One way to run a recipe on a cluster, and everything that is computed once for the recipe."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -11,7 +9,6 @@ from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
 from supmim_scale.models.encoder import geometry
-from supmim_scale.models.targets import require_vqgan_folder
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.memory import Memory, memory_of
 from supmim_scale.planner.sharding import ModelSize, Sharding, model_size, sharding_of
@@ -45,7 +42,7 @@ class Planned:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.out_features = out_features(config)
+        self.out_features = assemble.target_features(config)
         model = meta_model(config, self.out_features)
         self.size: ModelSize = model_size(model)
         self.precision = _precision(config)
@@ -108,20 +105,6 @@ class Planned:
             known[micro_batch] = deep_trace(
                 config, self.depth, numerics, policy, micro_batch, self.out_features
             )
-
-
-def out_features(config: RunConfig) -> int:
-    """Width of the decoder's prediction, without making the target."""
-    if not config.mim.weight:
-        return 0
-    if config.mim.target == "pixel":
-        return 3 * assemble.encoder_geometry(config).patch_size ** 2
-    if config.mim.target == "codebook":
-        return config.mim.codebook_size
-    require_vqgan_folder(config.mim.vqgan)
-    assert config.mim.vqgan is not None
-    content = json.loads((Path(config.mim.vqgan) / "config.json").read_text())
-    return int(content["num_vq_embeddings"])
 
 
 def pool_bytes(config: RunConfig, micro_batch: int) -> float:

@@ -3,10 +3,10 @@
 import torch
 
 from supmim_scale import assemble
+from supmim_scale.assemble import target_features
 from supmim_scale.config import load_config
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
 from supmim_scale.models.encoder import geometry
-from supmim_scale.planner.setting import out_features
 from supmim_scale.planner.trace import Numerics, fake_arguments, fake_trace, trace
 
 FP32 = Numerics(torch.float32)
@@ -20,7 +20,7 @@ def small(*overrides):
 
 def real_model(config, policy):
     """The joint model on the CPU, with its policy."""
-    model = assemble.joint_model(config, out_features(config)).train()
+    model = assemble.joint_model(config, target_features(config)).train()
     apply_activation_checkpointing(model.block_lists(), policy, config.engine.checkpoint_every_k)
     return model
 
@@ -28,7 +28,7 @@ def real_model(config, policy):
 def real_arguments(config, model, micro_batch):
     """Arguments of a forward, on the CPU."""
     spec = assemble.mask_spec(config, geometry(model.encoder).grid)
-    arguments = fake_arguments(config, spec, micro_batch, out_features(config))
+    arguments = fake_arguments(config, spec, micro_batch, target_features(config))
     for tensor in arguments[:2]:
         tensor.normal_()
     return arguments
@@ -42,4 +42,4 @@ def real_trace(config, policy, micro_batch, numerics=FP32):
 
 def faked(config, policy, micro_batch, numerics=FP32):
     """Live bytes of a step that is not."""
-    return fake_trace(config, numerics, policy, micro_batch, out_features(config))
+    return fake_trace(config, numerics, policy, micro_batch, target_features(config))

@@ -7,10 +7,10 @@ import torch
 from small_models import FP32, faked, real_arguments, real_model, real_trace, small
 from torch.autograd.graph import saved_tensors_hooks
 
+from supmim_scale.assemble import target_features
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.live import LiveBytes, storages_bytes
-from supmim_scale.planner.setting import out_features
 from supmim_scale.planner.trace import Numerics, input_tensors
 
 POLICIES = ("none", "full", "every_k", "selective")
@@ -65,7 +65,7 @@ def test_what_lives_after_forward_is_what_autograd_saved_and_the_output(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_deep_model_is_as_its_shallow_ones_say(policy):
     config = small("model.depth=16")
-    arguments = (FP32, policy, 4, out_features(config))
+    arguments = (FP32, policy, 4, target_features(config))
     short = deep_trace(config, 16, *arguments)
     whole = faked(config, policy, 4)
     assert (short.saved, short.logits, short.peak) == (whole.saved, whole.logits, whole.peak)
