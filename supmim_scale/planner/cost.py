@@ -7,8 +7,8 @@ from supmim_scale.errors import UserError
 from supmim_scale.planner.network import Cluster
 from supmim_scale.planner.speed import StepTime
 
-# Training images by `data.name`. ImageNet-1k: Russakovsky et al. 2015 (arXiv 1409.0575), table 2;
-# ImageNet-21k: Ridnik et al. 2021 (arXiv 2104.10972), section 1.
+# Training images by `data.name`. ImageNet-1k: Russakovsky et al. 2015 (arXiv 1409.0575);
+# ImageNet-21k: Ridnik et al. 2021 (arXiv 2104.10972).
 TRAINING_IMAGES = {"imagenet-1k": 1_281_167, "imagenet-21k": 14_197_122}
 
 

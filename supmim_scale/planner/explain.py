@@ -12,26 +12,31 @@ def explained(plan: Plan) -> str:
     return "\n".join([*_states(plan), *_activations(plan), *_time(plan), *_traffic(plan)])
 
 
+_SHARDED_FROM = {"parameters": 3, "masters": 1, "gradients": 2, "optimizer": 1, "ema": 1}
+
+
 def _states(plan: Plan) -> list[str]:
     size, sharding, memory = plan.planned.size, plan.setting.sharding, plan.setting.memory
     ranks = plan.cluster.ranks
     lines = [
-        f"parameters: {size.num_params:,}, of these {size.encoder_params:,} in the encoder's blocks"
+        f"the model has {size.num_params:,} parameters, {size.encoder_params:,} of them in the "
+        "encoder's blocks"
     ]
-    for kind in ("parameters", "masters", "gradients", "optimizer", "ema"):
+    for kind, first_stage in _SHARDED_FROM.items():
         held = getattr(memory, kind)
-        each = held / size.num_params
-        share = f" = {each * ranks:.3g} B x parameters / {ranks} ranks" if ranks > 1 else ""
+        is_sharded = (sharding.stage or 0) >= first_stage
+        each = held / size.num_params * (ranks if is_sharded else 1)
         if held:
+            share = f" / {ranks} ranks" if is_sharded else ""
             lines.append(f"{kind}: {gib(held)} = {each:.3g} B x parameters{share}")
     if sharding.stage == 3:
         lines.append(
             f"gathered: {gib(memory.gathered)} from stage3_max_live_parameters "
             f"{sharding.max_live:,}; tensors of at most {sharding.persistence:,} stay whole"
         )
-    lines.append(
-        f"buckets: {gib(memory.buckets)} for reduce_bucket_size {sharding.reduce_bucket:,}"
-    )
+    if memory.buckets:
+        bucket = f"reduce_bucket_size {sharding.reduce_bucket:,}"
+        lines.append(f"buckets: {gib(memory.buckets)} for {bucket}")
     return lines
 
 
@@ -45,8 +50,8 @@ def _activations(plan: Plan) -> list[str]:
         f"logits: {gib(memory.logits)} of these have the class head's shape "
         f"({setting.micro_batch} x {plan.shape.num_classes:,})",
         f"inputs: {gib(memory.inputs)} = {setting.micro_batch} x {inputs:,} B",
-        f"peak: {gib(memory.peak)}, the larger of the sum and of the optimizer's step "
-        f"({gib(memory.at_step)})",
+        f"peak: {gib(memory.peak)}, the larger of the sum (gradients: those that are there by "
+        f"then) and of reduction and update after backward ({gib(memory.at_step)})",
     ]
 
 

@@ -13,7 +13,7 @@ from supmim_scale.planner.traffic import traffic
 # NeMo's ViT-g/14 on A100: 86.6 images/s a GPU, 44.5 % of the dense bf16 peak (NVIDIA's published
 # figures; on H100 they give 178.5 images/s, 28.9 %). CAPI reports 58 % on A100.
 MFU = 0.445
-# DALI end to end on 8 H100, 29,100 images/s (NVIDIA's published figure), a GPU's share.
+# DALI end to end on 8 H100, 29,100 images/s as published, a GPU's share.
 DECODED_PER_S = 29_100 / 8
 # AdamW reads and writes masters and two moments, reads the gradient twice (its norm comes first)
 # and writes the working weights; an average is read and written beside a read of the masters.

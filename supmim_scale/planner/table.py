@@ -39,7 +39,7 @@ def assumptions(plan: Plan) -> list[str]:
         f"{free:.0%} of the GPU's memory is kept free (--reserve; our choice, not measured)",
         "AdamW is fused; DALI holds prefetch + 1 batches of views and decoded 500x375 photographs",
         f"a GPU's share of the host decodes {assumed.decoded_per_s:,.0f} images/s (--decoded; "
-        "NVIDIA's DALI figure on 8 H100 is 3,638)",
+        "published for DALI on 8 H100: 3,638)",
         f"links carry {si(gpu.link_bytes_per_s, 'B/s')} a GPU inside a node"
         + (f", {network:,.0f} Gbit/s a node outside (--network)" if plan.cluster.nodes > 1 else "")
         + ": their whole rate, no latency",

@@ -58,7 +58,7 @@ def test_a_second_pass_of_the_encoder_gathers_its_blocks_again():
 
 
 def test_zero_plus_plus_quarters_what_leaves_the_node():
-    # Wang et al. 2023 (arXiv 2306.10209), table 1: 3 M becomes 0.5 M + 0 + 0.25 M.
+    # Wang et al. 2023 (arXiv 2306.10209): 3 M becomes 0.5 M + 0 + 0.25 M.
     plan, setting, cluster, _ = planned("engine.ds_config=zero3", "mim.layout=masked_only")
     sharding = replace(
         setting.sharding, second_shard=8, quantized_weights=True, quantized_gradients=True
