@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The table of a study's runs, once its array is over; supmim-scale study submit starts it.
+# Table, fitted laws, figures and page of a study, once its runs are over; study submit starts it.
 #
-#   sbatch --dependency=afterany:ARRAY slurm/scaling_fit.sh RUNS/STUDY
+#   sbatch --dependency=afterany:ARRAY slurm/scaling_fit.sh RUNS/STUDY [--metric class_loss]
 #   bash slurm/scaling_fit.sh --here RUNS/STUDY
 #
 #SBATCH --job-name=scaling_fit
@@ -26,6 +26,6 @@ set +u; source "$here/slurm/site.sh" >&2; set -u # modules read unset variables,
 # shellcheck source=slurm/job.sh
 source "$here/slurm/job.sh"
 
-plain_job -m supmim_scale study collect "$@"
+plain_job -m supmim_scale study report "$@"
 srun "${srun_options[@]}" "${command[@]}" || code=$?
 end_job "$code"

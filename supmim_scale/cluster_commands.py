@@ -1,7 +1,9 @@
 """The command line of a cluster: `supmim-scale submit`, `jobs`."""
 
 import argparse
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
     from supmim_scale.cluster.slurm import JobState
+    from supmim_scale.cluster.submission import Submission
+    from supmim_scale.config import RunConfig
 
 
 def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,6 +42,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--sbatch", action="append", default=[], metavar="--NAME=VALUE",
         help="any other option of sbatch, as --sbatch=--time=4:00:00; can be given again",
     )  # fmt: skip
+    parser.add_argument("--gpu", help="of the partition, as supmim-scale plan names it")
+    parser.add_argument("--unplanned", action="store_true", help="do not ask whether it fits")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
     parser.add_argument(
         "--unchecked-data", action="store_true", help="the nodes alone see the data folder"
@@ -59,6 +65,7 @@ def job_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.submission import training_job
+    from supmim_scale.config import load_config
 
     job = training_job(
         arguments.recipe, arguments.overrides, job_options(arguments),
@@ -67,9 +74,40 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(job.text(), end="")
         return EXIT_DONE
+    require_fits(arguments, [load_config(arguments.recipe, arguments.overrides)], job)
     number = job.submit()
     print(f"job {number}, run folder {job.folder}\nlook at it: supmim-scale jobs")
     return EXIT_DONE
+
+
+def require_fits(
+    arguments: argparse.Namespace, configs: "Sequence[RunConfig]", job: "Submission"
+) -> None:
+    """Ask the planner whether the recipes fit on the job's GPUs. Raises `UserError` where one does
+    not; says so where the GPU is not known and nothing can be asked."""
+    from supmim_scale.cluster.submission import ranks_of
+    from supmim_scale.cluster.templates import options_of, site_setting
+
+    head = options_of(job.script)
+    nodes, tasks = ranks_of(head)
+    kind, _, count = head.get("gpus-per-node", "0").rpartition(":")
+    on_gpus = [config for config in configs if config.engine.device != "cpu"]
+    if arguments.unplanned or not on_gpus or count == "0":
+        return
+    gpu = arguments.gpu or site_setting("SUPMIM_GPU", job.template) or kind
+    if not gpu:
+        print("not asked whether it fits: name the GPU with --gpu, or SUPMIM_GPU in slurm/site.sh")
+        return
+    from supmim_scale.planner import fits
+
+    for config in on_gpus:
+        verdict = fits(config, gpu, nodes, tasks)
+        if not verdict.fits:
+            raise UserError(
+                "planner", verdict.line, "a setting that fits",
+                "look for one with supmim-scale plan, or submit with --unplanned",
+            )  # fmt: skip
+        print(f"planner: {verdict.line}")
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
@@ -90,10 +128,12 @@ def known_jobs() -> "dict[str, JobState]":
     """Slurm's word on the user's jobs; folders alone speak where there is no Slurm."""
     from supmim_scale.cluster.slurm import job_states
 
+    if shutil.which("squeue") is None:
+        return {}
     try:
         return job_states()
     except UserError as error:
-        print(f"warning: the folders alone speak: {error}", file=sys.stderr)
+        print(f"warning: the folders alone speak; {error}", file=sys.stderr)
         return {}
 
 

@@ -8,6 +8,7 @@ from supmim_scale.cluster_commands import (
     add_job_options,
     job_options,
     known_jobs,
+    require_fits,
     runs_folder,
     show_jobs,
 )
@@ -113,6 +114,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(jobs.text(), end="")
         return EXIT_DONE
+    largest = max(design.runs, key=lambda one: one.params)
+    require_fits(arguments, [largest.config], jobs.waves[0].array)
     jobs.require_acceptable()
     write_manifest(design.study, folder, design.text)
     arrays, after = jobs.submit()
@@ -139,11 +142,18 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from supmim_scale.studies.design import load_design
+
     _collect(arguments)
     folder = arguments.folder
+    design = load_design(folder / "study.yaml")
+    if design.law is None and arguments.law is None:
+        print("the study names no law: nothing is fitted")
+        return EXIT_DONE
+    arguments.law = arguments.law or design.law
     arguments.source, arguments.manifest = [folder / "runs.csv"], folder / "study.yaml"
     arguments.title, arguments.out = folder.name, arguments.out or folder / "report"
-    arguments.metric = arguments.metric or "error"
+    arguments.metric = arguments.metric or design.metric
     return write_report(arguments)
 
 

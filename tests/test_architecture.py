@@ -23,7 +23,7 @@ ORDER = [
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train", "finished",
-    "data_commands", "planner_commands", "cluster_commands", "study_commands", "scaling_commands",
+    "data_commands", "planner_commands", "cluster_commands", "scaling_commands", "study_commands",
     "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}

@@ -77,7 +77,8 @@ def _run(
     if done.returncode == 127:  # a shell's word for a missing program
         raise UserError(program, "no such program", "Slurm", "use a login node")
     if done.returncode:
-        said = [line.replace(f"{program}: error: ", "") for line in done.stderr.splitlines()]
+        # The last line says it; those before are how it came to that.
+        said = [line.replace(f"{program}: error: ", "") for line in done.stderr.splitlines()[-1:]]
         raise UserError(
             program, "; ".join(said) or f"code {done.returncode}", "Slurm's yes",
             "change the options of the job",

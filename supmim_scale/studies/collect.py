@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -14,29 +13,29 @@ from supmim_scale.cluster.slurm import JobState
 from supmim_scale.cluster.study import StudyRun, read_manifest
 from supmim_scale.config import digest
 from supmim_scale.errors import UserError
+from supmim_scale.scaling.runs import run_row
+from supmim_scale.scaling.table import Row
 
 TABLE = "runs"
-_FIGURES = ("loss", "class_loss", "mim_loss", "images_per_s", "data_wait", "peak_memory_bytes")
-
-Row = dict[str, Any]
 
 
 def collect(folder: Path, jobs: Mapping[str, JobState]) -> tuple[Path, list[str]]:
     """Write `runs.csv` and `runs.parquet`, a row a finished run; returns the CSV, and a line for
     every run that is left out: not over, diverged, or run under another recipe than the study's.
 
-    `samples_seen` and `train_flops` are of the whole run, without recomputation; losses are means
-    since the log line before the last, `error` is 1 - held-out top-1. Raises `UserError` where no
-    run is left.
+    Columns are those of `scaling.runs.run_row`; losses are means since the log line before the
+    last. Raises `UserError` where no run is left.
     """
     study, states = read_manifest(folder), run_states(folder, jobs)
-    rows, left_out = [], []
+    rows: list[Row] = []
+    left_out: list[str] = []
     for run, state in zip(study.runs, states, strict=True):
         problem = _problem(run, state)
         if problem:
             left_out.append(f"{run.name}: {problem}")
         else:
-            rows.append(_row(run, state))
+            row = run_row(folder / run.name, len(rows))
+            rows.append({**row, "run": run.name, "requeues": state.requeues})
     if not rows:
         raise UserError(
             str(folder), f"no run that is over ({'; '.join(left_out[:3])})", "one or more",
@@ -55,32 +54,6 @@ def _problem(run: StudyRun, state: RunState) -> str:
     if not math.isfinite(loss) or loss > first:
         return f"diverged: loss {loss:.4g} at the end, {first:.4g} at the first log line"
     return ""
-
-
-def _row(run: StudyRun, state: RunState) -> Row:
-    start, figures, config = state.start, state.figures, run.config()
-    images = state.steps_done * start["global_batch"]
-    return {
-        "run": run.name,
-        "objective": _objective(config.mim.weight, config.mim.layout),
-        "schedule": config.optim.schedule,
-        "seed": config.seed,
-        "digest": start["digest"],
-        "model": config.model.name,
-        "params": start["encoder_params"],
-        "samples_seen": images,
-        "train_flops": images * start["train_flops_per_image"],
-        "steps": state.steps_done,
-        "world_size": start["world_size"],
-        "requeues": state.requeues,
-        **{key: figures[key] for key in _FIGURES},
-        "top1": state.held_out["top1"],
-        "error": 1 - state.held_out["top1"],
-    }
-
-
-def _objective(weight: float, layout: str) -> str:
-    return f"supervised + MIM, {layout}" if weight else "supervised"
 
 
 def _write(rows: list[Row], folder: Path) -> Path:

@@ -17,7 +17,7 @@ from supmim_scale.flops import step_flops
 BUDGETS = ("images", "flops", "images_per_param")
 _AXES = ("sizes", "objectives", "schedules")  # NAME: {key: value} each
 _KEYS = ("name", "recipe", "overrides", *_AXES, "grid", "seeds", "runs", *BUDGETS, "branch", "law",
-         "cluster")  # fmt: skip
+         "metric", "cluster")  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _ENDLESS = 10**9  # steps while a run's length is not known yet
 
@@ -52,6 +52,7 @@ class Design:
     text: str
     runs: tuple[DesignedRun, ...]
     law: str | None
+    metric: str
     cluster: Mapping[str, Any]
 
     @property
@@ -86,7 +87,8 @@ def load_design(path: Path) -> Design:
     cluster = tree.get("cluster", {})
     if not isinstance(cluster, dict):
         raise UserError(f"{path}: cluster", f"{cluster!r}", "key: value lines", "write gpu: h100")
-    return Design(name, path.read_text(), tuple(runs), law and str(law), cluster)
+    metric = _text({"metric": tree.get("metric", "error")}, "metric", path)
+    return Design(name, path.read_text(), tuple(runs), law and str(law), metric, cluster)
 
 
 def _combinations(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, Words]]:
