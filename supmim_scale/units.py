@@ -1,5 +1,7 @@
 """Formatting of base units for people; files keep bytes, seconds and plain FLOPs."""
 
+_PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
 
 def gib(num_bytes: float) -> str:
     """Bytes as GiB with two decimals."""
@@ -8,7 +10,7 @@ def gib(num_bytes: float) -> str:
 
 def si(value: float, unit: str = "") -> str:
     """A number with three significant digits and an SI prefix: 123.2e9 -> '123 G'."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for scale, prefix in _PREFIXES:
         if abs(value) >= scale:
             return f"{value / scale:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()

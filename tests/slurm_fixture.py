@@ -87,11 +87,12 @@ class Jobs:
         found = [p for p in self.folder.rglob("*.log") if f"_{job}" in p.name]
         return "\n".join(path.read_text() for path in found)
 
-    def command(self, *words, check=True):
+    def command(self, *words, check=True, **environment):
         """`supmim-scale ...` on the login node."""
         return self.slurm.command(
-            sys.executable, "-m", "supmim_scale", *words, check=check, **self.environment
-        )
+            sys.executable, "-m", "supmim_scale", *words, check=check,
+            **self.environment | environment,
+        )  # fmt: skip
 
     def wait_for_step(self, step, run="run", seconds=JOB_S):
         wait_for(lambda: self.steps_done(run) >= step, seconds, every=0.05)

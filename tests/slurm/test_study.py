@@ -104,6 +104,20 @@ def test_what_cannot_work_is_refused_before_it_is_queued(jobs, words, expected):
     assert jobs.slurm.command("squeue", "-h").stdout == ""
 
 
+def test_the_planner_is_asked_before_a_job_is_queued(jobs):
+    """g/14's smaller brother on a card of 40 GB, all activations kept."""
+    greedy = ["submit", "vitl16_in21k", "--nodes=1", "--gpus-per-node=8", "--unchecked-data",
+              "engine.activation_checkpointing=none", "engine.micro_batch=512"]  # fmt: skip
+    done = jobs.command(*greedy, "--gpu", "a100-40", check=False)
+    assert_refused(done, "planner", "does not fit", "--unplanned")
+    done = jobs.command(*greedy, "--gpu", "a1000", check=False)
+    assert_refused(done, "a1000")
+    done = jobs.command(*greedy, check=False, SUPMIM_GPU="")
+    assert "not asked whether it fits" in done.stdout
+    assert_refused(done, "sbatch")  # this cluster's nodes are smaller
+    assert not jobs.runs.exists()
+
+
 def test_runs_that_branch_off_come_in_waves_and_learn_what_one_long_run_learns(jobs, tmp_path):
     """The second array waits for the first; the longer run begins where the shorter cooled down."""
     pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
