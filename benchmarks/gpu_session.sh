@@ -24,6 +24,8 @@ cp "$run/run.json" "$out/smoke_${device}_run.json"
 cp "$run/log.jsonl" "$out/smoke_${device}_log.jsonl"
 "$python" benchmarks/dataloader.py --kinds loader feeds stage --cores "$(nproc)" --repeats 3 \
   --out "$out/dataloader_$device.jsonl"
+"$python" benchmarks/memory.py --models vit_l16 --reduce-bucket 500000000 \
+  --out "$out/memory_$device.jsonl"
 "$python" -m pytest -n 0 -m gpu
 "$python" benchmarks/throughput.py --models vit_l16 --stages 1 --policies none full selective \
   --precision bf16 --out "$out/throughput_$device.jsonl"

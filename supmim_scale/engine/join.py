@@ -38,6 +38,10 @@ def join_world(kind: Literal["auto", "cpu"] = "auto") -> World:
     rank, world_size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     device = _device(int(variables["LOCAL_RANK"]))
     _use(device)
+    if device.type == "cuda":
+        # DeepSpeed takes LOCAL_RANK for the GPU's number, which it is not where every task sees
+        # its own GPU alone (0.19, DeepSpeedEngine._set_distributed_vars).
+        os.environ["LOCAL_RANK"] = str(device.index)
     backend, store = "nccl" if device.type == "cuda" else "gloo", None
     if launcher == "srun" and world_size > 1:
         given = read_allocation(os.environ)

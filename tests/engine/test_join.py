@@ -48,3 +48,13 @@ def test_ranks_have_one_kind_of_device_and_each_its_own():
         join.require_own_devices(["a cuda 1", "a cuda 2", "b cpu"])
     with pytest.raises(RankError, match="a, rank 1: found the GPU of rank 0"):
         join.require_own_devices(["a cuda 1", "a cuda 1", "b cuda 1"])
+
+
+def test_a_task_takes_its_own_gpu_whether_it_sees_all_or_one(monkeypatch):
+    monkeypatch.setattr(join.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(join.torch.cuda, "device_count", lambda: 8)
+    assert join._device(3).index == 3
+    with pytest.raises(RankError, match="local rank 8: found 8 visible GPUs"):
+        join._device(8)
+    monkeypatch.setattr(join.torch.cuda, "device_count", lambda: 1)  # --gpus-per-task=1
+    assert join._device(3).index == 0
