@@ -22,6 +22,20 @@ AUGMENTED = [
 ]  # fmt: skip
 
 
+# Files that take longest, begun first so that neither worker is left alone with one.
+LONGEST = ("slurm/test_preemption", "engine/test_zero", "test_resume", "slurm/test_failures",
+           "studies/test_study_end_to_end", "slurm/test_study", "slurm/test_launch",
+           "data/test_tools", "test_checkpoints")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.nodeid.partition("::")[0].removesuffix(".py").removeprefix("tests/")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):
     """96 training images in 3 shards and 33 held out in 2, of 16 classes."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,12 +32,12 @@ def study(shards, tmp_path):
 
 def started(study):
     """`study run` in a process group of its own."""
-    log = open(study.with_suffix(".log"), "ab")  # noqa: SIM115
-    return subprocess.Popen(
-        [sys.executable, "-m", "supmim_scale", "study", "run", study, "--ranks", "1"], cwd=ROOT,
-        stdout=log, stderr=log, start_new_session=True,
-        env={**os.environ, "SUPMIM_RUNS": str(study.parent), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    with open(study.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "supmim_scale", "study", "run", study, "--ranks", "1"],
+            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "SUPMIM_RUNS": str(study.parent), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
 
 
 def wait_for_steps(run, steps, process):
@@ -79,8 +80,8 @@ def test_a_study_from_its_file_to_its_page(study):
     assert (arm["law"], arm["metric"], arm["points"]) == ("power", "class_loss", 12)
     page = (folder / "report/report.html").read_text()
     assert "smoke_laws" in page
-    assert "images: [" in page or "images:" in page  # the study itself
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "")
+    assert "images:" in page  # the study itself
+    assert re.findall(r'(?:src|href)="https?:', page) == []  # opens without a network
     # A branched run did its own steps alone.
     first = json.loads((folder / "w32_images512/log.jsonl").read_text().splitlines()[0])
     assert (first["kind"], first["steps_done"]) == ("start", 28)
@@ -93,7 +94,7 @@ def test_a_study_from_its_file_to_its_page(study):
     drifted = folder / "w64_images256/log.jsonl"
     drifted.write_text(drifted.read_text().replace('"digest": "', '"digest": "0'))
     said = command("study", "collect", folder, **words).stdout
-    assert "left out: w32_images64: NOT STARTED" in said or "left out: w32_images64: UNF" in said
+    assert "left out: w32_images64: UNFINISHED" in said
     assert "left out: w128_images512: diverged: loss 1e+09" in said
     assert "left out: w64_images256: drifted" in said
 
@@ -105,9 +106,9 @@ def test_a_design_that_no_law_can_be_told_from_is_refused_with_what_is_missing(t
     base = {"name": "s", "recipe": "smoke", "law": "parametric",
             "overrides": {"optim.warmup_steps": 1}}  # fmt: skip
     cases = [
-        ({"sizes": size | wide, "images": [640, 1280]}, ["6 distinct", "or more", "missing"]),
+        ({"sizes": size | wide, "images": [640, 1280]}, ["2 distinct data", "missing"]),
         ({"sizes": size, "images": [640, 1280, 2560, 5120]}, ["2 distinct params", "missing"]),
-        ({"sizes": size | {"w72": {"model.width": 72}}, "images": [640, 1280, 2560, 5120]},
+        ({"sizes": size | {"w48": {"model.width": 48}}, "images": [640, 1280, 2560, 5120]},
          ["params over a factor", "missing"]),
         ({"sizes": {**size, **wide, "w128": {"model.width": 128}, "w96": {"model.width": 96},
                     "w48": {"model.width": 48}}, "images_per_param": [0.05]},
