@@ -1,6 +1,7 @@
 """The command line of scaling studies: `supmim-scale study COMMAND`."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from supmim_scale.cluster_commands import (
     runs_folder,
     show_jobs,
 )
-from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED
+from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED, UserError
 from supmim_scale.scaling_commands import add_fit_options, write_report
+from supmim_scale.units import duration
 
 if TYPE_CHECKING:
     from supmim_scale.studies.design import Design
@@ -71,9 +73,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     design, folder = _design(arguments)
     print(f"{design.name}: {len(design.runs)} runs, into {folder}\n{plan_text(design)}")
     if len({one.params for one in design.runs}) > 1:
-        out = arguments.out or folder
-        out.mkdir(parents=True, exist_ok=True)
-        print(draw_coverage(design, out))
+        try:
+            (out := arguments.out or folder).mkdir(parents=True, exist_ok=True)
+            print(draw_coverage(design, out))
+        except OSError as error:
+            raise UserError("--out", str(error), "a writable folder", "name another") from None
     return EXIT_DONE
 
 
@@ -84,17 +88,35 @@ def _run(arguments: argparse.Namespace) -> int:
 
     design, folder = _design(arguments)
     write_manifest(design.study, folder, design.text)
-    runs, worst = design.study.runs, EXIT_DONE
-    for number, run in enumerate(runs, 1):
+    runs, worst, clock = design.runs, EXIT_DONE, _Clock()
+    for number, one in enumerate(runs, 1):
         state = run_states(folder, {})[number - 1]
-        print(f"\n== [{number}/{len(runs)}] {run.name}: {state.state} ==", flush=True)
+        left = clock.left(sum(later.own_flops for later in runs[number - 1 :]))
+        print(f"\n== [{number}/{len(runs)}{left}] {one.run.name}: {state.state} ==", flush=True)
         if not state.is_over:
-            words = ["train", *run.words(folder), f"log.run_dir={folder / run.name}"]
+            words = ["train", *one.run.words(folder), f"log.run_dir={folder / one.run.name}"]
             code = launch(arguments.ranks, words)
             if code == EXIT_PREEMPTED:  # told to stop, not this run alone
                 return code
             worst = max(worst, code)
+            clock.done(one.own_flops)
     return worst
+
+
+class _Clock:
+    """How long the rest takes, at the FLOPs a second so far."""
+
+    def __init__(self) -> None:
+        self._began, self._flops = time.monotonic(), 0.0
+
+    def done(self, flops: float) -> None:
+        self._flops += flops
+
+    def left(self, flops: float) -> str:
+        """For people; nothing before a run is over."""
+        if not self._flops:
+            return ""
+        return f", {duration((time.monotonic() - self._began) * flops / self._flops)} left"
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -118,12 +140,10 @@ def _submit(arguments: argparse.Namespace) -> int:
     require_fits(arguments, [largest.config], jobs.waves[0].array)
     jobs.require_acceptable()
     write_manifest(design.study, folder, design.text)
-    arrays, after = jobs.submit()
-    for array, wave in zip(arrays, jobs.waves, strict=True):
-        print(f"job array {array}: {len(wave.elements)} of {len(design.runs)} runs")
-    for name in jobs.waiting:
-        print(f"left out: {name}, what it branches off from is queued; resume again later")
-    print(f"then job {after}\nlook at them: supmim-scale jobs {folder}")
+    print(f"{design.name}, {len(design.runs)} runs")
+    for line in jobs.submit():
+        print(line, flush=True)
+    print(f"look at them: supmim-scale jobs {folder}")
     return EXIT_DONE
 
 

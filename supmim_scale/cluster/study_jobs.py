@@ -1,6 +1,6 @@
 """A study's runs as jobs: arrays of those that are not over, and the report after them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,16 @@ class StudyJobs:
         for job in (*(wave.array for wave in self.waves), self.fit):
             job.require_acceptable()
 
-    def submit(self) -> tuple[list[str], str]:
-        """Submit all; returns the arrays' ids and the last job's."""
+    def submit(self) -> Iterator[str]:
+        """Submit one after the other; a line for people as soon as each has its id."""
         arrays: list[str] = []
         for wave in self.waves:
             record = {"elements": list(wave.elements)}
             arrays.append(wave.array.submit(record, after=arrays[-1:]))
-        return arrays, self.fit.submit(after=arrays)
+            yield f"job array {arrays[-1]}: {len(wave.elements)} runs"
+        yield f"then job {self.fit.submit(after=arrays)}"
+        for name in self.waiting:
+            yield f"left out: {name}, what it branches off from is queued; resume again later"
 
 
 def study_jobs(

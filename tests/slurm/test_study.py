@@ -26,7 +26,7 @@ def study(jobs):
 def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
     said = jobs.command("study", "submit", study, "--limit", 2, *SHAPE).stdout
     array, fit = said.split("job array ")[1].split(":")[0], said.split("then job ")[1].split()[0]
-    assert "6 of 6 runs" in said
+    assert f"job array {array}: 6 runs" in said
     assert jobs.facts(array)["ArrayTaskThrottle"] == "2"
     states = [jobs.end_of(f"{array}_{i}")["JobState"] for i in range(6)]
     assert states == ["COMPLETED"] * 4 + ["FAILED", "COMPLETED"]
@@ -54,7 +54,7 @@ def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
     )
     said = jobs.command("study", "resume", study, *SHAPE).stdout
     second = said.split("job array ")[1].split(":")[0]
-    assert "1 of 6 runs" in said
+    assert f"job array {second}: 1 runs" in said
     assert jobs.end_of(f"{second}_4")["JobState"] == "COMPLETED", jobs.log(second)
     assert len(rows(folder / "seed0", "start")) == 1
     assert "every run is over" in jobs.command("study", "resume", study, *SHAPE).stdout
