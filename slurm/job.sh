@@ -107,7 +107,7 @@ begin_run() {
     [[ $idle =~ ^[0-9]{1,4}$ ]] || idle=0
     if [[ $last == "$before" ]]; then idle=$((10#$idle + 1)); else idle=0; fi
   fi
-  log=$(scontrol show job "$job" | sed -n 's/^ *StdOut=//p')
+  log=$(scontrol show job "$job" | sed -n 's/^ *StdOut=//p') || log='' # jobs shows no reason then
   problem=$({
     mkdir -p "$run" && rm -f "$run/stopped" "$run/mistake" &&
       echo "$before $idle" >"$run/starts" && printf '%s\t%s\n' "$job" "$log" >>"$run/jobs.tsv"
