@@ -17,17 +17,26 @@ MAY_DIFFER = ("optim.steps", "optim.epochs")
 _CODEBOOK = "codebook.safetensors"
 
 
-def branch_off(config: RunConfig, run_dir: Path, parent: Path) -> None:
+def branch_off(config: RunConfig, run_dir: Path, parent: Path) -> tuple[str, ...]:
     """Give a new run the checkpoint that `parent` kept before its cool-down; a run that has
-    checkpoints goes on from its own. Raises `UserError` where there is nothing to branch off."""
+    checkpoints goes on from its own. Returns the keys that may differ from the checkpoint's: of
+    one that is the parent's, the length. Raises `UserError` where there is nothing to branch off.
+    """
     if config.optim.schedule == "cosine":
         raise UserError(
             "--branch-from", "optim.schedule=cosine, which depends on the run's length",
             "wsd or rsqrt", "set optim.schedule",
         )  # fmt: skip
-    if checkpoints.has_any(run_dir / CHECKPOINTS):
-        return
-    given = parent / CHECKPOINTS / checkpoints.checkpoint_name(_cooldown_of(parent))
+    theirs, optim = _cooldown_of(parent), config.optim
+    newest = checkpoints.newest_steps(run_dir / CHECKPOINTS)
+    if newest is not None:
+        return MAY_DIFFER if newest <= theirs else ()
+    if optim.steps is None or optim.steps - optim.cooldown_steps < theirs:
+        raise UserError(
+            "--branch-from", f"optim.steps={optim.steps}, which cools down before the parent does",
+            f"a cool-down after step {theirs} or later", "raise optim.steps",
+        )  # fmt: skip
+    given = parent / CHECKPOINTS / checkpoints.checkpoint_name(theirs)
     if not given.is_dir():
         raise UserError(
             "--branch-from", f"no {given}", "the checkpoint before the parent's cool-down",
@@ -39,6 +48,7 @@ def branch_off(config: RunConfig, run_dir: Path, parent: Path) -> None:
             shutil.copy2(parent / _CODEBOOK, run_dir / _CODEBOOK)
     except OSError as error:
         raise UserError("log.run_dir", str(error), "a writable folder", "name another") from None
+    return MAY_DIFFER
 
 
 def _cooldown_of(parent: Path) -> int:

@@ -114,9 +114,9 @@ def adopt(folder: Path, given: Path) -> None:
     _write_synced(folder / LATEST, given.name + "\n")
 
 
-def has_any(folder: Path) -> bool:
-    """Whether there is a checkpoint, whole or not."""
-    return bool(_named(folder))
+def newest_steps(folder: Path) -> int | None:
+    """Steps done of the newest checkpoint, whole or not; None where there is none."""
+    return max(map(_steps_of, _named(folder)), default=None)
 
 
 def _link(source: str, target: str) -> None:

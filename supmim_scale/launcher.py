@@ -39,8 +39,7 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
         for rank in ranks:
             rank.send_signal(number)
 
-    for number in _PASSED_ON:
-        signal.signal(number, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
         while all(rank.poll() in (None, EXIT_DONE) for rank in ranks):
             if all(rank.poll() == EXIT_DONE for rank in ranks):
@@ -51,6 +50,8 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
     finally:
         for rank in ranks:
             rank.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return first if first > 0 else 128 - first  # a signal's number, as shells say it
 
 

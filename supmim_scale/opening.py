@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supmim_scale.branching import MAY_DIFFER, branch_off
+from supmim_scale.branching import branch_off
 from supmim_scale.checkpoints import Checkpoint
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
@@ -44,6 +44,5 @@ def position_of(checkpoint: Checkpoint) -> ReaderPosition:
 def _open(config: RunConfig, run_dir: Path, start: Start) -> Checkpoint | None:
     drift = tuple(start.allow_drift)
     if start.branch_from is not None:
-        branch_off(config, run_dir, start.branch_from)
-        drift += MAY_DIFFER
+        drift += branch_off(config, run_dir, start.branch_from)
     return open_run_dir(config, run_dir, drift)

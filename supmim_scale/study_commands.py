@@ -1,7 +1,9 @@
 """The command line of scaling studies: `supmim-scale study COMMAND`."""
 
 import argparse
+import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from supmim_scale.cluster_commands import (
 from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED, UserError
 from supmim_scale.scaling_commands import add_fit_options, write_report
 from supmim_scale.units import duration
+
+_SIGNALLED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # before a rank could listen
 
 if TYPE_CHECKING:
     from supmim_scale.studies.design import Design
@@ -84,10 +88,15 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.jobs import run_states
     from supmim_scale.cluster.study import write_manifest
+    from supmim_scale.cluster.submission import require_data
+    from supmim_scale.config.checks import accumulation_steps
     from supmim_scale.launcher import launch
 
     design, folder = _design(arguments)
-    write_manifest(design.study, folder, design.text)
+    for one in design.runs:
+        accumulation_steps(one.config, arguments.ranks)
+        require_data(one.config)
+    write_manifest(design.study, folder, design.text, design.facts())
     runs, worst, clock = design.runs, EXIT_DONE, _Clock()
     for number, one in enumerate(runs, 1):
         state = run_states(folder, {})[number - 1]
@@ -96,10 +105,11 @@ def _run(arguments: argparse.Namespace) -> int:
         if not state.is_over:
             words = ["train", *one.run.words(folder), f"log.run_dir={folder / one.run.name}"]
             code = launch(arguments.ranks, words)
-            if code == EXIT_PREEMPTED:  # told to stop, not this run alone
+            if code in (EXIT_PREEMPTED, *_SIGNALLED):  # told to stop, not this run alone
                 return code
             worst = max(worst, code)
-            clock.done(one.own_flops)
+            if code == EXIT_DONE:
+                clock.done(one.own_flops)
     return worst
 
 
@@ -125,21 +135,31 @@ def _submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.cluster.submission import parse_options
 
     design, folder = _design(arguments)
+    shape = design.cluster
+    arguments.nodes = arguments.nodes or shape.get("nodes")
+    arguments.gpu = arguments.gpu or shape.get("gpu")
+    if arguments.gpus_per_node is None and "gpus_per_node" in shape:
+        arguments.gpus_per_node = str(shape["gpus_per_node"])
     require_begun(folder, arguments.command == "resume")
     jobs = study_jobs(
         folder, design.study, arguments.limit, job_options(arguments),
         parse_options(arguments.fit_sbatch), checks_data=not arguments.unchecked_data,
     )  # fmt: skip
-    if jobs is None:
-        print(f"{design.name}: every run is over or queued")
+    if not jobs.waves:
+        for line in jobs.left_out():
+            print(line)
+        print(f"{design.name}: every other run is over or queued; nothing to submit")
         return EXIT_DONE
     if arguments.dry_run:
         print(jobs.text(), end="")
         return EXIT_DONE
-    largest = max(design.runs, key=lambda one: one.params)
-    require_fits(arguments, [largest.config], jobs.waves[0].array)
+    alike = {
+        replace(one.config, seed=0, optim=replace(one.config.optim, steps=None)): one.config
+        for one in design.runs
+    }
+    require_fits(arguments, list(alike.values()), jobs.waves[0].array)
     jobs.require_acceptable()
-    write_manifest(design.study, folder, design.text)
+    write_manifest(design.study, folder, design.text, design.facts())
     print(f"{design.name}, {len(design.runs)} runs")
     for line in jobs.submit():
         print(line, flush=True)
@@ -148,7 +168,9 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    return show_jobs(_design(arguments)[1])
+    from supmim_scale.config.load import load_mapping
+
+    return show_jobs(runs_folder() / str(load_mapping(arguments.study).get("name")))
 
 
 def _collect(arguments: argparse.Namespace) -> int:
@@ -162,18 +184,23 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from supmim_scale.studies.design import load_design
+    from supmim_scale.cluster.study import read_design
 
     _collect(arguments)
     folder = arguments.folder
-    design = load_design(folder / "study.yaml")
-    if design.law is None and arguments.law is None:
+    design = read_design(folder)
+    arguments.law = arguments.law or design.get("law")
+    if arguments.law is None:
         print("the study names no law: nothing is fitted")
         return EXIT_DONE
-    arguments.law = arguments.law or design.law
+    trunks = {facts["trunk"] for facts in design["runs"].values()}
+    if len(trunks) < len(design["runs"]):
+        print(f"note: {len(design['runs'])} runs share {len(trunks)} trunks, yet are drawn apart: "
+              "intervals may be too narrow; with many trunks, --cluster trunk")  # fmt: skip
     arguments.source, arguments.manifest = [folder / "runs.csv"], folder / "study.yaml"
     arguments.title, arguments.out = folder.name, arguments.out or folder / "report"
-    arguments.metric = arguments.metric or design.metric
+    arguments.metric = arguments.metric or design["metric"]
+    arguments.arm = arguments.arm or "arm"
     return write_report(arguments)
 
 

@@ -40,9 +40,13 @@ def test_what_cannot_be_branched_off_is_one_line(shards, tmp_path):
                    tmp_path / "none", check=False)  # fmt: skip
     assert_refused(done, "--branch-from", "optim.schedule=cosine", "wsd or rsqrt")
     (tmp_path / "parent").mkdir()
-    facts = {"recipe": {"optim": {"steps": 8, "cooldown_steps": 3}}}
+    facts = {"recipe": {"optim": {"steps": 80, "cooldown_steps": 3}}}
     (tmp_path / "parent/run.json").write_text(json.dumps(facts))
     done = command(*recipe, "--branch-from", tmp_path / "parent", check=False)
+    assert_refused(done, "optim.steps=4", "cools down before the parent does")
+    facts = {"recipe": {"optim": {"steps": 8, "cooldown_steps": 3}}}
+    (tmp_path / "parent/run.json").write_text(json.dumps(facts))
+    done = command(*recipe, "optim.steps=12", "--branch-from", tmp_path / "parent", check=False)
     assert_refused(done, "no ", "step-00000005", "checkpoint.before_cooldown=true")
     done = command(*recipe, "optim.cooldown_steps=0", "checkpoint.before_cooldown=true",
                    check=False)  # fmt: skip

@@ -1,13 +1,16 @@
 """A study's list of runs: a line each of its manifest, which a batch script can read."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from supmim_scale.config import load_config
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.errors import UserError
 
-MANIFEST, SUBMITTED = "manifest.tsv", "submitted.jsonl"
+MANIFEST, SUBMITTED, DESIGN = "manifest.tsv", "submitted.jsonl", "design.json"
 _BRANCH = "--branch-from="
 
 
@@ -43,13 +46,17 @@ class Study:
     runs: tuple[StudyRun, ...]
 
 
-def write_manifest(study: Study, folder: Path, text: str = "") -> Path:
-    """The runs as lines of name and words of `train`, separated by tabs; the study's own text
-    beside it. Raises `UserError` where the folder holds runs of another study."""
+def write_manifest(
+    study: Study, folder: Path, text: str = "", facts: Mapping[str, Any] | None = None
+) -> Path:
+    """The runs as lines of name and words of `train`, separated by tabs; the study's own text and
+    facts of its design beside it. Raises `UserError` where the folder has begun with other runs.
+    """
     lines = ["\t".join([run.name, *run.words(folder)]) for run in study.runs]
     path, manifest = folder / MANIFEST, "\n".join(lines) + "\n"
     is_other = path.exists() and path.read_text() != manifest
-    if is_other and any((folder / run.name).exists() for run in read_manifest(folder).runs):
+    names = [run.name for run in read_manifest(folder).runs] if is_other else []
+    if is_other and any((folder / name).exists() for name in (SUBMITTED, *names)):
         raise UserError(
             str(path), "the runs of another study", "these runs",
             "give the study another name, or remove the folder",
@@ -58,6 +65,7 @@ def write_manifest(study: Study, folder: Path, text: str = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(manifest)
         (folder / "study.yaml").write_text(text)
+        (folder / DESIGN).write_text(json.dumps(facts or {}, indent=1) + "\n")
     except OSError as error:
         raise UserError(
             "study folder", str(error), "a writable folder", "set SUPMIM_RUNS in slurm/site.sh"
@@ -73,6 +81,13 @@ def read_manifest(folder: Path) -> Study:
             str(folder), f"no {MANIFEST}", "a study's folder", "submit or run the study"
         )
     return Study(folder.name, tuple(_run(line) for line in path.read_text().splitlines()))
+
+
+def read_design(folder: Path) -> dict[str, Any]:
+    """The facts of the study's design: `law`, `metric`, and of every run `arm` and `trunk`."""
+    path = folder / DESIGN
+    facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return facts
 
 
 def require_begun(folder: Path, is_begun: bool) -> None:

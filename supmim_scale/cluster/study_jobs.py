@@ -52,8 +52,12 @@ class StudyJobs:
             arrays.append(wave.array.submit(record, after=arrays[-1:]))
             yield f"job array {arrays[-1]}: {len(wave.elements)} runs"
         yield f"then job {self.fit.submit(after=arrays)}"
-        for name in self.waiting:
-            yield f"left out: {name}, what it branches off from is queued; resume again later"
+        yield from self.left_out()
+
+    def left_out(self) -> list[str]:
+        """A line for every run that waits."""
+        why = "what it branches off from is queued; resume again later"
+        return [f"left out: {name}, {why}" for name in self.waiting]
 
 
 def study_jobs(
@@ -64,8 +68,8 @@ def study_jobs(
     fit_options: Mapping[str, str],
     *,
     checks_data: bool = True,
-) -> StudyJobs | None:
-    """Jobs of the runs that are neither over nor in the queue; None where there are none.
+) -> StudyJobs:
+    """Jobs of the runs that are neither over nor in the queue.
 
     `limit`: runs of an array side by side. `fit_options` are those of the job after them, which
     also takes over who pays. Raises `UserError` where a run cannot work.
@@ -74,8 +78,6 @@ def study_jobs(
     over = {one.name for one in states if one.is_over}
     queued = {one.name for one in states if one.is_in_queue}
     waves, waiting = waves_of(study, over, queued)
-    if not waves:
-        return None
     if limit < 1:
         raise UserError("--limit", f"{limit}", "1 or more", "say how many may run side by side")
     array, fit = (templates.find_template(name) for name in ("scaling_study", "scaling_fit"))

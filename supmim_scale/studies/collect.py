@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from supmim_scale.cluster.jobs import RunState, run_states
 from supmim_scale.cluster.slurm import JobState
-from supmim_scale.cluster.study import StudyRun, read_manifest
+from supmim_scale.cluster.study import StudyRun, read_design, read_manifest
 from supmim_scale.config import digest
 from supmim_scale.errors import UserError
 from supmim_scale.scaling.runs import run_row
@@ -27,14 +27,19 @@ def collect(folder: Path, jobs: Mapping[str, JobState]) -> tuple[Path, list[str]
     last. Raises `UserError` where no run is left.
     """
     study, states = read_manifest(folder), run_states(folder, jobs)
+    design = read_design(folder).get("runs", {})
+    first_losses = {
+        one.name: state.first_loss for one, state in zip(study.runs, states, strict=True)
+    }
     rows: list[Row] = []
     left_out: list[str] = []
     for run, state in zip(study.runs, states, strict=True):
-        problem = _problem(run, state)
+        trunk = design.get(run.name, {}).get("trunk", run.name)
+        problem = _problem(run, state, first_losses[trunk])
         if problem:
             left_out.append(f"{run.name}: {problem}")
         else:
-            row = run_row(folder / run.name, len(rows))
+            row = {**run_row(folder / run.name, len(rows)), **design.get(run.name, {})}
             rows.append({**row, "run": run.name, "requeues": state.requeues})
     if not rows:
         raise UserError(
@@ -44,13 +49,14 @@ def collect(folder: Path, jobs: Mapping[str, JobState]) -> tuple[Path, list[str]
     return _write(rows, folder), left_out
 
 
-def _problem(run: StudyRun, state: RunState) -> str:
-    """Why a run is no row of the table."""
+def _problem(run: StudyRun, state: RunState, first: float) -> str:
+    """Why a run is no row of the table; `first` is the loss that it, or its trunk, began with."""
     if not state.is_over:
         return state.state + (f" ({state.why})" if state.why else "")
     if state.start["digest"] != digest(run.config()):
-        return f"drifted: ran as digest {state.start['digest']}, not {digest(run.config())}"
-    loss, first = state.figures["loss"], state.first_loss
+        ran, now = state.start["digest"], digest(run.config())
+        return f"drifted: ran as digest {ran}, not {now}; remove its folder and resume"
+    loss = state.figures["loss"]
     if not math.isfinite(loss) or loss > first:
         return f"diverged: loss {loss:.4g} at the end, {first:.4g} at the first log line"
     return ""
@@ -58,9 +64,10 @@ def _problem(run: StudyRun, state: RunState) -> str:
 
 def _write(rows: list[Row], folder: Path) -> Path:
     path = folder / f"{TABLE}.csv"
-    part = path.with_suffix(".part")
+    part, names = path.with_suffix(".part"), list(dict.fromkeys(key for row in rows for key in row))
+    rows = [{name: row.get(name) for name in names} for row in rows]  # mfu of known GPUs alone
     with open(part, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
     part.replace(path)

@@ -74,6 +74,8 @@ def _cluster(given: Mapping[str, Any]) -> Cluster:
 
 def _number(given: Mapping[str, Any], key: str) -> float | None:
     value = given.get(key)
-    if value is not None and not (isinstance(value, int | float) and value > 0):
+    if value is not None and (type(value) not in (int, float) or not value > 0):
         raise UserError(f"cluster.{key}", f"{value!r}", "a number above 0", f"write {key}: 2.5")
+    if key == "mfu" and value is not None and value > 1:
+        raise UserError("cluster.mfu", f"{value!r}", "a share up to 1", "write mfu: 0.45")
     return value

@@ -1,6 +1,7 @@
 """A study's YAML file as runs, each with its size, its data and its compute, cheapest first."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from supmim_scale import assemble
 from supmim_scale.cluster.study import Study, StudyRun
-from supmim_scale.config import RunConfig
+from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.load import load_mapping
 from supmim_scale.errors import UserError, did_you_mean
 from supmim_scale.flops import step_flops
@@ -19,6 +20,9 @@ _AXES = ("sizes", "objectives", "schedules")  # NAME: {key: value} each
 _KEYS = ("name", "recipe", "overrides", *_AXES, "grid", "seeds", "runs", *BUDGETS, "branch", "law",
          "metric", "cluster")  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_APART = "\t"  # between the names of an arm's objective and its schedule
+_RESERVED = ("report", "fit", "study.yaml", "manifest.tsv")
+_LONGEST = 200  # letters of a folder's name, which file systems hold to 255
 _ENDLESS = 10**9  # steps while a run's length is not known yet
 
 Words = dict[str, str]  # overrides by key
@@ -28,7 +32,8 @@ Words = dict[str, str]  # overrides by key
 class DesignedRun:
     """A run and what it takes: `params` of the encoder without its head, `images` seen and
     `train_flops` without recomputation, of the whole run. `shared_images` of them were seen by the
-    run that it branches off from."""
+    run that it branches off from; `trunk` is the first of those. Runs of one `arm` are fitted
+    together."""
 
     run: StudyRun
     config: RunConfig
@@ -37,6 +42,7 @@ class DesignedRun:
     images: int
     train_flops: float
     shared_images: int = 0
+    trunk: str = ""
 
     @property
     def own_flops(self) -> float:
@@ -60,6 +66,11 @@ class Design:
         """The runs as a manifest lists them."""
         return Study(self.name, tuple(one.run for one in self.runs))
 
+    def facts(self) -> dict[str, Any]:
+        """What the report needs to know of the design, as JSON."""
+        runs = {one.run.name: {"arm": one.arm, "trunk": one.trunk} for one in self.runs}
+        return {"law": self.law, "metric": self.metric, "runs": runs}
+
 
 def load_design(path: Path) -> Design:
     """A study from its YAML file. slurm/README.md says what it may hold.
@@ -72,6 +83,8 @@ def load_design(path: Path) -> Design:
             fix = did_you_mean(str(key), _KEYS)
             raise UserError(f"{path}: {key}", "an unknown key", "a study's key", fix)
     name, recipe = (_text(tree, key, path) for key in ("name", "recipe"))
+    if recipe.endswith((".yaml", ".yml")):
+        recipe = str(Path(recipe).resolve())  # tasks and later commands start elsewhere
     shared = _words(tree.get("overrides", {}), f"{path}: overrides")
     budget = _budget(tree, path)
     families = [
@@ -82,6 +95,7 @@ def load_design(path: Path) -> Design:
         families = [_branched(family) for family in families]
     runs = sorted((run for family in families for run in family), key=lambda run: run.train_flops)
     _require_names([name, *(one.run.name for one in runs)], path)
+    _require_different(runs, path)
     sizes = {one.params for one in runs}, {one.images for one in runs}
     law = tree.get("law", "parametric" if min(map(len, sizes)) > 1 else None)
     cluster = tree.get("cluster", {})
@@ -101,31 +115,33 @@ def _combinations(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, st
         for name, own in _mapping(tree["runs"], f"{path}: runs").items():
             yield str(name), "", _words(own, f"{path}: runs.{name}")
         return
-    axes = [_named_axis(tree, key, path) for key in _AXES if key in tree]
+    named = [key for key in _AXES if key in tree]
+    axes = [_named_axis(tree, key, path) for key in named]
     for key, values in _mapping(tree.get("grid", {}), f"{path}: grid").items():
         short = str(key).rpartition(".")[2]
         values = _list(values, f"{path}: grid.{key}")
-        axes.append([(f"{short}{_shown(v)}", "", {str(key): _shown(v)}) for v in values])
+        axes.append([(f"{short}{_shown(v)}", {str(key): _shown(v)}) for v in values])
     if "seeds" in tree:
         seeds = _list(tree["seeds"], f"{path}: seeds")
-        axes.append([(f"seed{_shown(v)}", "", {"seed": _shown(v)}) for v in seeds])
+        axes.append([(f"seed{_shown(v)}", {"seed": _shown(v)}) for v in seeds])
     if not axes and not any(key in tree for key in BUDGETS):
         raise UserError(str(path), "neither axes nor runs", "some",
                         "write sizes:, grid:, images: and so on, or runs:")  # fmt: skip
     for parts in itertools.product(*axes):
-        own = {key: value for _, _, words in parts for key, value in words.items()}
-        arm = ", ".join(arm for _, arm, _ in parts if arm)
-        yield "_".join(name for name, _, _ in parts), arm, own
+        keys = [key for _, words in parts for key in words]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{path}: {twice}", "set by two axes", "by one", "leave one of them")
+        own = {key: value for _, words in parts for key, value in words.items()}
+        arms = {key: name for key, (name, _) in zip(named, parts, strict=False)}
+        arm = _APART.join(arms.get(key, "") for key in ("objectives", "schedules"))
+        yield "_".join(name for name, _ in parts), arm, own
 
 
-def _named_axis(tree: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, str, Words]]:
+def _named_axis(tree: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, Words]]:
     where = f"{path}: {key}"
     choices = _mapping(tree[key], where)
-    is_arm = key != "sizes"
-    return [
-        (str(name), str(name) if is_arm else "", _words(own, f"{where}.{name}"))
-        for name, own in choices.items()
-    ]
+    return [(str(name), _words(own, f"{where}.{name}")) for name, own in choices.items()]
 
 
 def _budget(tree: Mapping[str, Any], path: Path) -> tuple[str, list[float]] | None:
@@ -136,13 +152,12 @@ def _budget(tree: Mapping[str, Any], path: Path) -> tuple[str, list[float]] | No
     if not given:
         return None
     values = _list(tree[given[0]], f"{path}: {given[0]}")
-    try:
-        numbers = [float(value) for value in values]
-        assert all(number > 0 for number in numbers)
-    except (TypeError, ValueError, AssertionError):
-        raise UserError(f"{path}: {given[0]}", f"{values}", "numbers above 0",
-                        "write, say, 1.0e+12") from None  # fmt: skip
-    return given[0], sorted(numbers)
+    for value in values:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise UserError(
+                f"{path}: {given[0]}", f"{value!r}", "numbers above 0", "write, say, 1.0e+12"
+            )
+    return given[0], sorted(map(float, values))
 
 
 def _family(
@@ -159,6 +174,10 @@ def _family(
             )  # fmt: skip
         return [_designed(run, arm, steps)]
     kind, values = budget
+    for key in ("optim.steps", "optim.epochs"):
+        if words.get(key, "null") != "null":
+            raise UserError(f"run {name}: {key}", f"{words[key]} beside {kind}", "one length",
+                            f"leave {key} or {kind} out")  # fmt: skip
     endless = words | {"optim.epochs": "null", "optim.steps": str(_ENDLESS)}
     config = StudyRun(name, recipe, _overrides(endless)).config()
     one_image = _designed(StudyRun(name, recipe, _overrides(endless)), arm, _ENDLESS)
@@ -179,7 +198,18 @@ def _designed(run: StudyRun, arm: str, steps: int) -> DesignedRun:
     images = steps * config.optim.global_batch
     shape = assemble.joint_shape(config, assemble.target_features(config))
     flops = float(images * step_flops(shape).model)
-    return DesignedRun(run, config, arm, assemble.encoder_params(config), images, flops)
+    params, arm = assemble.encoder_params(config), _arm(config, arm)
+    return DesignedRun(run, config, arm, params, images, flops, trunk=run.name)
+
+
+def _arm(config: RunConfig, named: str) -> str:
+    """What a run is compared as: names of its objective and schedule; without the MIM term it is
+    the supervised arm, which others are held against."""
+    objective, _, schedule = named.partition(_APART)
+    if not config.mim.weight:
+        objective = "supervised"
+    objective = objective or f"supervised + MIM, {config.mim.layout}"
+    return f"{objective}, {schedule}" if schedule else objective
 
 
 def _branched(family: Sequence[DesignedRun]) -> list[DesignedRun]:
@@ -192,9 +222,11 @@ def _branched(family: Sequence[DesignedRun]) -> list[DesignedRun]:
         words = (*one.run.overrides, "checkpoint.before_cooldown=true")
         run, shared = replace(one.run, overrides=words), 0
         if done:
-            run = replace(run, parent=done[-1].run.name)
             shared = done[-1].images - optim.cooldown_steps * optim.global_batch
-        done.append(replace(one, run=run, config=run.config(), shared_images=shared))
+        if shared > 0:
+            run = replace(run, parent=done[-1].run.name)
+        trunk = done[-1].trunk if shared > 0 else run.name
+        done.append(replace(one, run=run, config=run.config(), shared_images=shared, trunk=trunk))
     return done
 
 
@@ -245,8 +277,23 @@ def _text(tree: Mapping[str, Any], key: str, path: Path) -> str:
 
 def _require_names(names: Sequence[str], path: Path) -> None:
     for place, name in enumerate(names):
-        if not _NAME.fullmatch(name):
-            raise UserError(f"{path}: {name}", "a name that no folder can have",
-                            "letters, digits, . _ + -", "name the run under runs:")  # fmt: skip
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST or name in _RESERVED:
+            raise UserError(
+                f"{path}: {name[:80]}", "a name that no folder can have",
+                f"letters, digits, . _ + -, at most {_LONGEST}", "name the run under runs:",
+            )  # fmt: skip
         if name in names[1:place]:
             raise UserError(f"{path}: {name}", "two runs of this name", "one", "change an axis")
+
+
+def _require_different(runs: Sequence[DesignedRun], path: Path) -> None:
+    """Raise `UserError` for two names of one experiment: it would enter a fit twice."""
+    seen: dict[str, DesignedRun] = {}
+    for one in runs:
+        other = seen.setdefault(digest(one.config), one)
+        if other is not one:
+            raise UserError(
+                f"{path}: {one.run.name}", f"the same run as {other.run.name}, "
+                f"{one.images // one.config.optim.global_batch} steps", "runs that differ",
+                "leave one of the two values out",
+            )  # fmt: skip

@@ -10,10 +10,11 @@ from supmim_scale.units import si
 def plan_text(design: Design) -> str:
     """A line a run, and what all take together; what branching saves."""
     found = costs(design)
-    heads = ["run", "params", "images", "FLOPs", *(["GPU-hours"] if found else [])]
+    heads = ["run", "params", "images", "FLOPs", "own", *(["GPU-hours"] if found else [])]
     rows = [heads]
     for place, one in enumerate(design.runs):
-        row = [one.run.name, si(one.params), si(one.images), si(one.own_flops)]
+        sizes = (one.params, one.images, one.train_flops, one.own_flops)
+        row = [one.run.name, *map(si, sizes)]
         rows.append([*row, f"{found[place].gpu_hours:.2f}"] if found else row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

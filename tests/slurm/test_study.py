@@ -57,7 +57,7 @@ def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
     assert f"job array {second}: 1 runs" in said
     assert jobs.end_of(f"{second}_4")["JobState"] == "COMPLETED", jobs.log(second)
     assert len(rows(folder / "seed0", "start")) == 1
-    assert "every run is over" in jobs.command("study", "resume", study, *SHAPE).stdout
+    assert "nothing to submit" in jobs.command("study", "resume", study, *SHAPE).stdout
     assert jobs.command("jobs", folder).stdout.count("COMPLETED") == 6
 
 

@@ -1,5 +1,6 @@
 """A study's YAML file as runs, and what it may not say."""
 
+import pyarrow.parquet
 import pytest
 import yaml
 from conftest import SMALL, assert_refused, command
@@ -31,7 +32,7 @@ def test_runs_are_all_combinations_the_cheapest_first(tmp_path):
     assert design.runs[0].run.name == "w32_alone_seed0_images1280"
     flops = [one.train_flops for one in design.runs]
     assert flops == sorted(flops)
-    assert {one.arm for one in design.runs} == {"alone", "joint"}
+    assert {one.arm for one in design.runs} == {"supervised", "joint"}
     last = design.runs[-1]
     assert (last.run.name, last.config.optim.steps) == ("w64_joint_seed1_images6400", 100)
 
@@ -72,6 +73,25 @@ def test_lengths_of_one_schedule_share_their_steps(tmp_path):
     assert [one.run.parent for one in cosine] == [None, None, None]
 
 
+def test_arms_are_objectives_and_schedules_and_the_supervised_one_is_called_so(tmp_path):
+    design = designed(
+        tmp_path, name="s", recipe="smoke", images=[6400],
+        objectives={"alone": {"mim.weight": 0}, "half": {"mim.weight": 0.5}, "full": {}},
+        schedules={"cos": {}, "wsd": WSD},
+    )  # fmt: skip
+    assert {one.arm for one in design.runs} == {
+        "supervised, cos", "supervised, wsd", "half, cos", "half, wsd", "full, cos", "full, wsd"
+    }  # fmt: skip
+    plain = designed(tmp_path, name="s", recipe="smoke", grid={"mim.weight": [0, 1]})
+    assert {one.arm for one in plain.runs} == {"supervised", "supervised + MIM, clean_and_masked"}
+
+
+def test_nothing_is_shared_where_a_run_is_all_cool_down(tmp_path):
+    short = WSD | {"optim.warmup_steps": 0}
+    runs = designed(tmp_path, name="s", recipe="smoke", images=[640, 1280], overrides=short).runs
+    assert [(one.run.parent, one.shared_images) for one in runs] == [(None, 0), (None, 0)]
+
+
 def test_a_manifest_gives_back_its_runs(tmp_path):
     study = Study("f", (StudyRun("a", "smoke", ("seed=1",)), StudyRun("b", "smoke", (), "a")))
     write_manifest(study, tmp_path / "f")
@@ -79,6 +99,10 @@ def test_a_manifest_gives_back_its_runs(tmp_path):
     other = Study("f", (StudyRun("a", "smoke", ("seed=2",)),))
     write_manifest(other, tmp_path / "f")  # nothing has run yet
     (tmp_path / "f/a").mkdir()
+    with pytest.raises(UserError, match="another study"):
+        write_manifest(study, tmp_path / "f")
+    (tmp_path / "f/a").rmdir()
+    (tmp_path / "f/submitted.jsonl").touch()  # pending elements would read other lines
     with pytest.raises(UserError, match="another study"):
         write_manifest(study, tmp_path / "f")
 
@@ -108,6 +132,12 @@ def test_a_run_waits_for_the_wave_of_what_it_branches_off_from():
         ({"overrides": {"data.name": "a\tb"}}, ["no tab or line break"]),
         ({"images": [1e3], "flops": [1e12]}, ["images and flops", "one of them"]),
         ({"images": [0]}, ["images", "numbers above 0"]),
+        ({"images": [float("inf")]}, ["images", "inf"]),
+        ({"images": [6400, 6410]}, ["seed0_images6410", "the same run as seed0_images6400"]),
+        ({"images": [6400], "overrides": {"optim.steps": 9}}, ["optim.steps", "9 beside images"]),
+        ({"seeds": [0, 1]}, ["seed", "set by two axes"]),
+        ({"grid": {}, "runs": {"report": {}}}, ["runs beside grid"]),
+        ({"name": "report"}, ["report", "no folder can have"]),
         ({"images": [64]}, ["run seed0_images64", "optim.warmup_steps"]),
         ({"branch": "no way"}, ["branch", "true or false"]),
         ({"recipe": "vitb14_in1k"}, ["optim.epochs", "optim.steps"]),
@@ -135,6 +165,5 @@ def test_a_study_runs_on_a_laptop_and_goes_on_where_it_was(shards, tmp_path):
     command("study", "collect", tmp_path / "s")
     with open(tmp_path / "s/runs.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["objective"].partition(",")[0] for row in rows] == [
-        "supervised", "supervised + MIM"
-    ]  # fmt: skip
+    assert [row["arm"].partition(",")[0] for row in rows] == ["supervised", "supervised + MIM"]
+    assert pyarrow.parquet.read_table(tmp_path / "s/runs.parquet").num_rows == 2

@@ -24,7 +24,8 @@ def study(shards, tmp_path):
     small = dict(word.split("=", 1) for word in SMALL)
     tree["overrides"] |= {k: v for k, v in small.items() if k not in LEFT_OUT}
     tree["overrides"] |= {"input.root": str(shards), "optim.global_batch": 8, "log.every": 2,
-                          "optim.warmup_steps": 2, "optim.cooldown_steps": 4}  # fmt: skip
+                          "optim.warmup_steps": 2, "optim.cooldown_steps": 4,
+                          "checkpoint.every": 2}  # fmt: skip
     tree["images"] = [64, 128, 256, 512]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return tmp_path / "study.yaml"
@@ -53,17 +54,27 @@ def steps_of(run):
     return path.read_text().count('"train"') if path.exists() else 0
 
 
+def starts_of(run):
+    rows = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [row["steps_done"] for row in rows if row["kind"] == "start"]
+
+
 def test_a_study_from_its_file_to_its_page(study):
     folder = study.parent / "smoke_laws"
     killed = started(study)
-    wait_for_steps(folder / "w64_images64", 1, killed)
+    wait_for_steps(folder / "w64_images128", 3, killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     stopped = started(study)
-    wait_for_steps(folder / "w64_images128", 1, stopped)
+    wait_for_steps(folder / "w64_images256", 3, stopped)
     os.killpg(stopped.pid, signal.SIGTERM)
     assert stopped.wait(timeout=120) == 75
     assert started(study).wait(timeout=900) == 0, study.with_suffix(".log").read_text()[-3000:]
+
+    for run in ("w64_images128", "w64_images256"):
+        first, second = starts_of(folder / run)
+        assert second > first  # on from a checkpoint of its own
+    assert len(starts_of(folder / "w32_images512")) == 1
 
     words = {"SUPMIM_RUNS": str(study.parent)}
     said = command("study", "status", study, **words).stdout
@@ -83,8 +94,7 @@ def test_a_study_from_its_file_to_its_page(study):
     assert "images:" in page  # the study itself
     assert re.findall(r'(?:src|href)="https?:', page) == []  # opens without a network
     # A branched run did its own steps alone.
-    first = json.loads((folder / "w32_images512/log.jsonl").read_text().splitlines()[0])
-    assert (first["kind"], first["steps_done"]) == ("start", 28)
+    assert starts_of(folder / "w32_images512") == [28]
 
     (folder / "w32_images64/log.jsonl").write_text("")
     last = folder / "w128_images512/log.jsonl"
@@ -149,6 +159,7 @@ def test_hours_and_money_are_the_planners(tmp_path):
         ({"gpu": "h1000"}, ["h1000", "h100"]),
         ({"gpus": "h100"}, ["cluster.gpus", "an unknown key"]),
         ({"gpu": "h100", "price": -1}, ["cluster.price", "above 0"]),
+        ({"gpu": "h100", "mfu": 45}, ["cluster.mfu", "a share"]),
         ({"gpu": "h100", "nodes": "two"}, ["cluster", "whole numbers"]),
     ],
 )
