@@ -5,6 +5,7 @@ a logarithm, and a prediction is log(sum_k exp(term_k)). So exponents and amplit
 uncorrelated, nothing overflows, and a change of units moves amplitudes alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ _STEEPEST = 4.0  # no exponent of a published law comes near
 
 
 @dataclass(frozen=True)
-class Law:
+class Law(ABC):
     """A law's name, its inputs, its parameters as they are published, and its arithmetic."""
 
     name: str
@@ -29,17 +30,17 @@ class Law:
     inputs: tuple[str, ...]
     parameters: tuple[str, ...]
 
+    @abstractmethod
     def terms(self, theta: Array, x: Array) -> tuple[Array, Array]:
         """Terms (k, points) and their derivatives (k, points, parameters) at inputs (points, i)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def box(self, x: Array, log_y: Array) -> tuple[Array, Array, Array, Array]:
         """Lower and upper bounds of `theta`, and the part of them where starts are drawn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def published(self, theta: Array, centre: Array) -> Array:
         """Parameters in the columns' units, for `theta` of shape (..., parameters)."""
-        raise NotImplementedError
 
     def log_value(self, theta: Array, x: Array) -> tuple[Array, Array]:
         """Log of the prediction, and its derivative (points, parameters)."""
