@@ -121,6 +121,7 @@ def test_the_planner_is_asked_before_a_job_is_queued(jobs):
 def test_runs_that_branch_off_come_in_waves_and_learn_what_one_long_run_learns(jobs, tmp_path):
     """The second array waits for the first; the longer run begins where the shorter cooled down."""
     pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
+    del pairs["optim.steps"]
     pairs |= {"optim.schedule": "wsd", "optim.cooldown_steps": 2}
     tree = {"name": "branches", "recipe": "smoke", "overrides": pairs, "images": [40, 64]}
     (jobs.folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
