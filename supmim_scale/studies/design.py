@@ -176,8 +176,10 @@ def _family(
     kind, values = budget
     for key in ("optim.steps", "optim.epochs"):
         if words.get(key, "null") != "null":
-            raise UserError(f"run {name or kind}: {key}", f"{words[key]} beside {kind}", "one length",
-                            f"leave {key} or {kind} out")  # fmt: skip
+            raise UserError(
+                f"run {name or kind}: {key}", f"{words[key]} beside {kind}", "one length",
+                f"leave {key} or {kind} out",
+            )  # fmt: skip
     endless = words | {"optim.epochs": "null", "optim.steps": str(_ENDLESS)}
     config = StudyRun(name, recipe, _overrides(endless)).config()
     one_image = _designed(StudyRun(name, recipe, _overrides(endless)), arm, _ENDLESS)
