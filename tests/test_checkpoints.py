@@ -193,7 +193,7 @@ def test_a_manifest_is_read_back(folder):
 def test_a_full_disk_leaves_what_is_on_it_whole(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path]
     if subprocess.run(mount, check=False).returncode:
-        pytest.skip("this sandbox mounts nothing")
+        pytest.skip("no right to mount")
     try:
         write(tmp_path, 10)
         part = checkpoints.begin(tmp_path, 20, 1000)
