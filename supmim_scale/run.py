@@ -261,6 +261,7 @@ def engine_settings(
         accumulation=accumulation,
         policy=engine.activation_checkpointing,
         every_k=engine.checkpoint_every_k,
+        compiles=engine.compile,
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,

@@ -209,6 +209,7 @@ class EngineConfig:
         "all but matmul and attention outputs",
     )
     checkpoint_every_k: int = doc(2, "blocks between checkpointed ones (every_k)")
+    compile: bool = doc(False, "torch.compile each transformer block; the first step takes longer")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
+from supmim_scale.engine.compiling import compile_blocks
 from supmim_scale.engine.pieces import Counters, Piece, ReadValues
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
@@ -67,6 +68,7 @@ class EngineSettings:
     accumulation: int
     policy: str
     every_k: int
+    compiles: bool
     lr: float
     betas: tuple[float, float]
     eps: float
@@ -78,8 +80,11 @@ class EngineSettings:
 
 
 def build_engine(model: JointModel, settings: EngineSettings, world: World) -> Engine:
-    """Checkpointing, then the optimizer over whole parameters, then sharding: in this order."""
+    """Checkpointing, then compiling, then the optimizer over whole parameters, then sharding: in
+    this order."""
     apply_activation_checkpointing(model.block_lists(), settings.policy, settings.every_k)
+    if settings.compiles:
+        compile_blocks(model.block_lists())
     model.to(world.device)
     groups = parameter_groups(
         model,

@@ -56,6 +56,8 @@ class ZeroEngine:
             block_params=largest_block(model.block_lists()),
         )
         self._stage = self.ds_config["zero_optimization"]["stage"]
+        if self._stage == 3:
+            _gather_by_block(model)
         try:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=self.ds_config
@@ -203,6 +205,18 @@ def _refresh_working_weights(optimizer: Any) -> None:
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
     if optimizer.persistent_parameters:
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def _gather_by_block(model: JointModel) -> None:
+    """Gather a block's parameters with one all-gather where it is called, for all of its passes.
+
+    Module by module, DeepSpeed's gathers would also run inside a block's recomputation: selective
+    checkpointing then finds operations in it that forward did not have, and compiling breaks off
+    at every hook.
+    """
+    for stack in model.block_lists():
+        for block in stack:
+            deepspeed.utils.set_z3_leaf_module(block, True)
 
 
 def _gather_outer_parameters_with_root(model: JointModel) -> None:

@@ -15,6 +15,7 @@ from supmim_scale.engine.activation_checkpointing import (
     apply_activation_checkpointing,
     autocast_bf16,
 )
+from supmim_scale.models.blocks import Tokens
 from supmim_scale.models.encoder import geometry
 from supmim_scale.models.joint import JointModel
 from supmim_scale.models.masking import Masks, MaskSpec
@@ -162,8 +163,9 @@ def _fill(model: nn.Module) -> None:
 def _marked(model: JointModel, mark: Callable[[], None]) -> Iterator[None]:
     """`mark` is called where backward enters a block of the encoder."""
 
-    def after_forward(_: nn.Module, __: Any, output: Tensor) -> None:
-        output.register_hook(lambda _grad: mark())
+    def after_forward(_: nn.Module, __: Any, output: Tokens) -> None:
+        last = output[-1] if isinstance(output, tuple) else output
+        last.register_hook(lambda _grad: mark())
 
     handles = [block.register_forward_hook(after_forward) for block in model.encoder.blocks]
     yield
