@@ -34,7 +34,15 @@ class Engine(Protocol):
         ...
 
     def apply(self, lr: float) -> None:
-        """Collective: clip, update and average the weights after the last micro-batch."""
+        """Collective: clip, update and average the weights after the last micro-batch.
+
+        Waits, and nothing else in a step does: what is read back decides whether it is skipped.
+        """
+        ...
+
+    @property
+    def reads_per_step(self) -> int:
+        """The most values that `apply` reads back from the device."""
         ...
 
     def grad_norm(self) -> float:

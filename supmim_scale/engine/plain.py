@@ -53,6 +53,11 @@ class PlainEngine:
             self.skipped_steps += 1
         self._optimizer.zero_grad()
 
+    @property
+    def reads_per_step(self) -> int:
+        """Whether the gradient is finite."""
+        return 1
+
     def grad_norm(self) -> float:
         """Waits: gradient norm before clipping, of the last step."""
         return float(self._grad_norm)
@@ -82,7 +87,9 @@ class PlainEngine:
         self.applied_steps, self.skipped_steps = counters.applied_steps, counters.skipped_steps
         for place, (name, param) in enumerate(self._model.named_parameters()):
             state = self._optimizer.state[param]
-            state["step"] = torch.tensor(counters.adam_steps)
+            state["step"] = torch.tensor(
+                counters.adam_steps, dtype=torch.float32, device=param.device
+            )
             for kind in MOMENTS:
                 state[kind] = torch.zeros_like(param)
             for kind, values in self._values(place, param).items():

@@ -105,6 +105,11 @@ class ZeroEngine:
         if self._ema and self.applied_steps > before:
             self._ema.update(self.applied_steps)
 
+    @property
+    def reads_per_step(self) -> int:
+        """DeepSpeed's norms, of each group and of all, and whether they are finite."""
+        return 4 + len(self._optimizer.param_groups)
+
     def grad_norm(self) -> float:
         """Waits: global gradient norm before clipping, of the last step."""
         norm = self._engine.get_global_grad_norm()
@@ -192,8 +197,7 @@ def _require_adam_state(optimizer: Any, adam_steps: float) -> None:
         state = optimizer.optimizer.state[flat]
         for kind in MOMENTS:
             state.setdefault(kind, torch.zeros_like(flat))
-        step = state.get("step", torch.tensor(0.0))
-        state["step"] = torch.full_like(step, adam_steps)
+        state["step"] = torch.tensor(adam_steps, dtype=torch.float32, device=flat.device)
 
 
 def _refresh_working_weights(optimizer: Any) -> None:
