@@ -38,6 +38,7 @@ def joint_model(config: RunConfig, out_features: int) -> JointModel:
     torch.manual_seed(config.seed)
     return build_joint(
         encoder(config),
+        drop_path_kept=config.model.drop_path_kept,
         layout=config.mim.layout,
         loss_kind=config.loss.kind,
         mim_weight=config.mim.weight,
@@ -79,8 +80,8 @@ def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
     return MaskSpec(grid, mask.kind, mask.ratio, mask.ratio_max, mask.ratio_mode)
 
 
-def joint_shape(config: RunConfig, out_features: int) -> JointShape:
-    """The shape that `flops.step_flops` reads."""
+def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> JointShape:
+    """The shape that `flops.step_flops` reads; `micro_batch` 0: as for a very large one."""
     shape = encoder_geometry(config)
     spec = mask_spec(config, shape.grid)
     return JointShape(
@@ -93,6 +94,7 @@ def joint_shape(config: RunConfig, out_features: int) -> JointShape:
         num_classes=shape.num_classes,
         pool=shape.pool,
         drop_path=config.model.drop_path,
+        kept_of=(micro_batch or 1_000_000) if config.model.drop_path_kept else None,
         layout=config.mim.layout if config.mim.weight else None,
         num_visible=spec.num_visible,
         num_predicted=spec.num_predicted,

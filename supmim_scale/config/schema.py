@@ -59,6 +59,11 @@ class ModelConfig:
         "with model.safetensors; null: random",
     )
     drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
+    drop_path_kept: bool = doc(
+        False,
+        "compute a block's branches on the kept samples alone, a fixed number of each micro-batch "
+        "(DINOv2's), instead of on all with some multiplied by 0 (timm's)",
+    )
     decoder_depth: int = doc(2, "decoder blocks (2 of encoder width: ours, the paper is silent)")
     decoder_width: int | None = doc(None, "decoder width; null: the encoder's")
     decoder_heads: int | None = doc(None, "decoder attention heads; null: width / 64, at least 1")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from supmim_scale.models.blocks import join_passes
 from supmim_scale.models.decoder import Decoder
+from supmim_scale.models.drop_path import compute_kept_samples
 from supmim_scale.models.encoder import VisionTransformer, encode, geometry, take
 from supmim_scale.models.losses import class_loss, mim_loss
 from supmim_scale.models.masking import Masks
@@ -116,6 +117,7 @@ class JointModel(nn.Module):
 def build_joint(
     encoder: VisionTransformer,
     *,
+    drop_path_kept: bool,
     layout: str,
     loss_kind: str,
     mim_weight: float,
@@ -144,7 +146,7 @@ def build_joint(
             out_features,
             fills_gaps=drops,
         )
-    return JointModel(
+    model = JointModel(
         encoder,
         decoder,
         layout=layout,
@@ -152,6 +154,9 @@ def build_joint(
         mim_weight=mim_weight,
         uses_mask_token=drawn_ratio or not drops,
     )
+    if drop_path_kept:
+        compute_kept_samples(encoder)
+    return model
 
 
 def default_heads(width: int) -> int:
