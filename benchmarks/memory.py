@@ -185,7 +185,7 @@ def measure(job: dict[str, Any], config: RunConfig, world: World) -> dict[str, A
     with meter.running():
         model = assemble.joint_model(config, CODES)
         model.register_forward_hook(lambda *_: phases.update(forward=meter.read()))
-        settings = engine_settings(config, micro, accumulation, precision)
+        settings = engine_settings(config, micro, accumulation, precision, world.device)
         engine = build_engine(model, settings, world)
         arguments = cloned(fixed_batch(config, world, micro))
         phases["init"] = meter.read()

@@ -169,7 +169,7 @@ def measure(job: dict[str, Any], config: RunConfig, world: World) -> dict[str, A
     micro, accumulation = accumulation_steps(config, world.world_size)
     engine = build_engine(
         assemble.joint_model(config, CODES),
-        engine_settings(config, micro, accumulation, precision),
+        engine_settings(config, micro, accumulation, precision, world.device),
         world,
     )
     arguments = fixed_batch(config, world, micro)

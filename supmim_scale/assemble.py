@@ -14,7 +14,7 @@ from supmim_scale.models.encoder import (
     init_head_bias,
     timm_arguments,
 )
-from supmim_scale.models.joint import JointModel, build_joint
+from supmim_scale.models.joint import JointModel, build_joint, default_heads
 from supmim_scale.models.masking import MaskSpec
 from supmim_scale.models.targets import num_vqgan_codes
 
@@ -102,6 +102,22 @@ def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> J
         decoder_depth=config.model.decoder_depth,
         out_features=out_features,
     )
+
+
+def attention_shapes(config: RunConfig, micro_batch: int) -> list[tuple[int, int, int, int]]:
+    """(images, heads, tokens, width of a head) of each attention of a step."""
+    shape = encoder_geometry(config)
+    count, head = shape.num_prefix_tokens, shape.width // shape.heads
+    clean = (micro_batch, shape.heads, count + shape.num_patches, head)
+    if not config.mim.weight:
+        return [clean]
+    width = config.model.decoder_width or shape.width
+    heads = config.model.decoder_heads or default_heads(width)
+    shapes = [clean, (micro_batch, heads, shape.num_patches, width // heads)]
+    if config.mim.layout == "clean_and_masked":
+        visible = mask_spec(config, shape.grid).num_visible
+        shapes.append((micro_batch, shape.heads, count + visible, head))
+    return shapes
 
 
 def _shape_arguments(config: RunConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from supmim_scale.data.mixing import MixSettings, draw_mix
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
+from supmim_scale.engine.attention import resolve_attention
 from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
 from supmim_scale.engine.ds_config import load_ds_config
 from supmim_scale.engine.pieces import Counters
@@ -64,6 +65,7 @@ class Run:
     micro_batch: int
     accumulation: int
     precision: str
+    attention: str
     train_set: Dataset
     val_set: Dataset
     target: PatchTarget | None
@@ -181,7 +183,7 @@ def build_run(
         left = start_from(model, Path(config.model.init_from))
         if world.is_main:
             print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
-    settings = engine_settings(config, micro_batch, accumulation, precision)
+    settings = engine_settings(config, micro_batch, accumulation, precision, world.device)
     engine = build_engine(model, settings, world)
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
@@ -198,6 +200,7 @@ def build_run(
         micro_batch=micro_batch,
         accumulation=accumulation,
         precision=precision,
+        attention=settings.attention,
         train_set=train_set,
         val_set=val_set,
         target=target,
@@ -249,9 +252,12 @@ def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
 
 
 def engine_settings(
-    config: RunConfig, micro_batch: int, accumulation: int, precision: str
+    config: RunConfig, micro_batch: int, accumulation: int, precision: str, device: torch.device
 ) -> EngineSettings:
-    """The engine's share of a recipe."""
+    """The engine's share of a recipe; where it asks for the fastest kernel, they are timed."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    shapes = assemble.attention_shapes(config, micro_batch)
+    attention, _ = resolve_attention(config.engine.attention, shapes, dtype, device)
     optim, engine = config.optim, config.engine
     head_decay = optim.head_weight_decay
     return EngineSettings(
@@ -262,6 +268,7 @@ def engine_settings(
         policy=engine.activation_checkpointing,
         every_k=engine.checkpoint_every_k,
         compiles=engine.compile,
+        attention=attention,
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,

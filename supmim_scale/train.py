@@ -211,14 +211,14 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         return
     config, world, launched = run.config, run.world, launched_by()
     features = run.target.out_features if run.target else 0
-    shape = assemble.joint_shape(config, features)
+    shape = assemble.joint_shape(config, features, run.micro_batch)
     flops = step_flops(
         shape, config.engine.activation_checkpointing, config.engine.checkpoint_every_k
     )
     log.start(run.began[0], {
         "digest": digest(config), "encoder_params": assemble.encoder_params(config),
         "train_flops_per_image": flops.model, "global_batch": config.optim.global_batch,
-        "world_size": world.world_size, **launched,
+        "attention": run.attention, "world_size": world.world_size, **launched,
     })  # fmt: skip
     views = view_settings(config, world.device)
     engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
@@ -235,6 +235,7 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f"{world.world_size} ranks on {world.device.type} (started by {world.launcher})"
         f"  {engine}{sharding}  {run.precision}"
         f"  checkpointing {config.engine.activation_checkpointing}"
+        f"  attention {run.attention}{'  compiled blocks' if config.engine.compile else ''}"
     )
     log.say(
         f"global batch {config.optim.global_batch} = {run.micro_batch} a rank"

@@ -40,7 +40,7 @@ def count(overrides, world):
     )
     target = PixelTarget(8)
     model = assemble.joint_model(config, target.out_features)
-    engine = build_engine(model, engine_settings(config, MICRO, 1, "fp32"), world)
+    engine = build_engine(model, engine_settings(config, MICRO, 1, "fp32", world.device), world)
     ids = np.arange(world.rank * MICRO, (world.rank + 1) * MICRO)
     arguments = batch(ids, assemble.mask_spec(config, SIDE // 8), target, config)
     at_block = []

@@ -55,7 +55,9 @@ def run(world, overrides):
     precision = config.engine.precision
     torch._dynamo.reset()
     counters.clear()
-    engine = build_engine(model, engine_settings(config, micro, accumulation, precision), world)
+    engine = build_engine(
+        model, engine_settings(config, micro, accumulation, precision, world.device), world
+    )
     of_engine = engine.named_weights(ema=False)
     spec = assemble.mask_spec(config, SIDE // 8)
     losses, norms, seen = [], [], []

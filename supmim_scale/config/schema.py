@@ -12,6 +12,7 @@ IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment",
 
 Layout = Literal["clean_and_masked", "clean_and_masked_tokens", "masked_only"]
 Target = Literal["pixel", "codebook", "vqgan"]
+Attention = Literal["torch", "fastest", "flash", "cudnn", "efficient", "math"]
 Policy = Literal["none", "full", "every_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
 Reader = Literal["webdataset", "tfrecord", "folder", "list"]
@@ -214,6 +215,11 @@ class EngineConfig:
         "all but matmul and attention outputs",
     )
     checkpoint_every_k: int = doc(2, "blocks between checkpointed ones (every_k)")
+    attention: Attention = doc(
+        "torch",
+        "kernel of attention: torch's own choice, flash, cudnn, efficient or math, or fastest: "
+        "each is timed on the recipe's shapes when a run starts",
+    )
     compile: bool = doc(False, "torch.compile each transformer block; the first step takes longer")
 
 

@@ -77,6 +77,7 @@ class EngineSettings:
     policy: str
     every_k: int
     compiles: bool
+    attention: str  # a kernel by name, or torch
     lr: float
     betas: tuple[float, float]
     eps: float

@@ -18,6 +18,7 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param
 
+from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.engine.ds_config import complete_ds_config
 from supmim_scale.engine.ema import ShardEma
 from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
@@ -72,6 +73,7 @@ class ZeroEngine:
             is_torchs = "deepspeed" not in torch.nn.functional.linear.__module__
             assert is_torchs, "selective checkpointing over DeepSpeed's in-place linear"
         self._is_micro_step_open = False
+        self._attention = settings.attention
         if self._stage == 3:
             _gather_outer_parameters_with_root(model)
         shards = _master_shards(self._optimizer)
@@ -91,8 +93,9 @@ class ZeroEngine:
         """Collective: losses of one micro-batch; its gradient is added."""
         if self._is_micro_step_open:
             self._engine.step()  # DeepSpeed counts a micro-step here; no update before the last
-        output: JointOutput = self._engine(*args)
-        self._engine.backward(output.loss)
+        with attention_kernel(self._attention):
+            output: JointOutput = self._engine(*args)
+            self._engine.backward(output.loss)
         self._is_micro_step_open = True
         return output
 
