@@ -113,6 +113,8 @@ def step_flops(shape: JointShape, policy: str = "none", every_k: int = 2) -> Ste
 
 def is_checkpointed(index: int, policy: str, every_k: int) -> bool:
     """Whether block `index` of a stack is recomputed under `policy`."""
+    if policy == "first_k":
+        return index < every_k
     return policy in ("full", "selective") or (
         policy == "every_k" and index % every_k == every_k - 1
     )

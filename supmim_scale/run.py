@@ -267,6 +267,7 @@ def engine_settings(
         accumulation=accumulation,
         policy=engine.activation_checkpointing,
         every_k=engine.checkpoint_every_k,
+        fp8=engine.fp8,
         compiles=engine.compile,
         attention=attention,
         lr=optim.lr,

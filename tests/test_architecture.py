@@ -45,6 +45,7 @@ OWNERS = {
         "studies/coverage.py",
     },
     "diffusers": {"models/targets.py"},
+    "torchao": {"engine/fp8.py"},
     "sklearn": {"models/targets.py"},
 }
 TORCH_FREE = [

@@ -11,6 +11,15 @@ def require_consistent(config: RunConfig) -> None:
     """Raise `UserError` for the first key whose value cannot work."""
     for check in (_require_ranges, _require_geometry, _require_mask, _require_schedule):
         check(config)
+    engine = config.engine
+    if engine.activation_budget is not None and engine.activation_checkpointing != "first_k":
+        raise UserError(
+            "engine.activation_budget",
+            f"{engine.activation_budget:g} with activation_checkpointing "
+            f"{engine.activation_checkpointing}",
+            "first_k, whose k it decides",
+            "set engine.activation_checkpointing=first_k or engine.activation_budget=null",
+        )
     if config.loss.kind == "none" and not config.mim.weight:
         raise UserError(
             "loss.kind",
@@ -73,6 +82,7 @@ _POSITIVE = (
     "log.every",
     "log.eval_batch",
     "engine.checkpoint_every_k",
+    "engine.activation_budget",
     "engine.micro_batch",
 )
 _SHARES = (

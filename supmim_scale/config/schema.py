@@ -13,7 +13,7 @@ IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment",
 Layout = Literal["clean_and_masked", "clean_and_masked_tokens", "masked_only"]
 Target = Literal["pixel", "codebook", "vqgan"]
 Attention = Literal["torch", "fastest", "flash", "cudnn", "efficient", "math"]
-Policy = Literal["none", "full", "every_k", "selective"]
+Policy = Literal["none", "full", "every_k", "first_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
 Reader = Literal["webdataset", "tfrecord", "folder", "list"]
 Augmentation = Literal["none", "rand_augment", "trivial_augment", "three_augment"]
@@ -211,14 +211,25 @@ class EngineConfig:
     micro_batch: int | None = doc(None, "images a rank and forward; null: no accumulation")
     activation_checkpointing: Policy = doc(
         "full",
-        "recompute in backward: none; full: every block; every_k: every k-th block; selective: "
+        "recompute in backward: none; full: every block; every_k: every k-th block; first_k: the "
+        "first k blocks of encoder and decoder; selective: "
         "all but matmul and attention outputs",
     )
-    checkpoint_every_k: int = doc(2, "blocks between checkpointed ones (every_k)")
+    checkpoint_every_k: int = doc(2, "the k of every_k and first_k")
+    activation_budget: float | None = doc(
+        None,
+        "GiB that a rank's activations may take: first_k recomputes as few blocks as keep below "
+        "it, by the planner's trace; null: checkpoint_every_k says how many",
+    )
     attention: Attention = doc(
         "torch",
         "kernel of attention: torch's own choice, flash, cudnn, efficient or math, or fastest: "
         "each is timed on the recipe's shapes when a run starts",
+    )
+    fp8: Literal["none", "linears", "emulated"] = doc(
+        "none",
+        "matrix products of the blocks in fp8 (torchao): linears on a GPU that has it; emulated: "
+        "the same rounding anywhere, slower",
     )
     compile: bool = doc(False, "torch.compile each transformer block; the first step takes longer")
 

@@ -35,6 +35,8 @@ def deep_trace(
     out_features: int,
 ) -> Trace:
     """The trace of the recipe's `depth` blocks, from two shallow ones where that is shorter."""
+    if policy == "first_k":  # no pattern to extend
+        return fake_trace(config, numerics, policy, micro_batch, out_features)
     period = config.engine.checkpoint_every_k if policy == "every_k" else 1
     # As deep in the pattern as the whole, with a whole period and a block more at either end.
     shallow = 2 * period + 2 + (depth - 2 * period - 2) % period

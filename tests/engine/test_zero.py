@@ -9,7 +9,7 @@ from supmim_scale.models.joint import LAYOUTS
 
 STAGES = {"zero1": "zero1", "zero2": "zero2", "zero3": "tests/ds/zero3_bare.json"}
 POLICIES = ("none", "full", "every_k", "selective")
-FP32, BF16 = 1e-5, 2e-2  # of losses
+FP32, BF16, FP8 = 1e-5, 2e-2, 5e-2  # of losses
 DERIVED = 1e-4  # of gradient norms and weights, where 20 steps of Adam enlarge rounding
 
 # What a job trains, beside the plain run of the same options.
@@ -42,6 +42,7 @@ def sharded(tmp_path_factory):
         job(f"bf16/{stage}/full", f"engine.ds_config={path}", "engine.precision=bf16")
         for stage, path in STAGES.items()
     ]
+    jobs += [job("fp8/zero3/full", f"engine.ds_config={STAGES['zero3']}", "engine.fp8=emulated")]
     jobs += [job("offload/zero3/full", "engine.ds_config=zero3_offload")]
     jobs += [
         job(f"compiled/zero3/{policy}", f"engine.ds_config={STAGES['zero3']}",
@@ -121,6 +122,11 @@ def test_compiled_blocks_change_nothing(sharded, plain, policy):
 def test_bf16_follows_fp32(sharded, plain, stage):
     found, expected = sharded[0][f"bf16/{stage}/full"], plain["clean_and_masked"]
     assert gap(found, expected, "losses") < BF16 * expected["losses"][0]
+
+
+def test_fp8_follows_fp32(sharded, plain):
+    found, expected = sharded[0]["fp8/zero3/full"], plain["clean_and_masked"]
+    assert 0 < gap(found, expected, "losses") < FP8 * expected["losses"][0]
 
 
 def test_losses_fall(plain):

@@ -12,7 +12,7 @@ from supmim_scale.flops import inference_flops, step_flops
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.models.masking import draw_masks
 
-POLICIES = ("none", "full", "every_k", "selective")
+POLICIES = ("none", "full", "every_k", "first_k", "selective")
 OUT = 1024
 
 
