@@ -56,7 +56,8 @@ def memory_of(
     are_gradients_traced: bool = False,
 ) -> Memory:
     """A rank's memory. `fused_step`: AdamW in one kernel, as on GPUs; torch's CPU loop makes two
-    temporaries of the shard's size. `are_gradients_traced`: the trace has them already."""
+    temporaries of a tensor's size, and a shard is one tensor. `are_gradients_traced`: the trace
+    has them already."""
     states = engine_states(
         size.num_params, ranks, sharding.stage, sharding.precision, has_ema=has_ema
     )
@@ -95,7 +96,9 @@ def memory_of(
 
 def step_bytes(size: ModelSize, sharding: Sharding, ranks: int, *, fused_step: bool) -> float:
     """Temporaries of the optimizer's step: stage 3 copies the shard's gradient."""
-    if sharding.stage is None or sharding.offloads_optimizer:
+    if sharding.stage is None:
+        return 0.0 if fused_step else float(MOMENTS * size.largest)
+    if sharding.offloads_optimizer:
         return 0.0
     each = (0 if fused_step else MOMENTS) + (FP32 if sharding.stage == 3 else 0)
     return each * size.num_params / ranks
