@@ -33,7 +33,7 @@ import torch
 from memory_kinds import Census
 from memory_report import line_of, table, worst_line
 from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
-from steps import LR, fixed_batch, joint_model, recipe_of
+from steps import LR, fixed_batch, joint_model, recipe_of, require_runnable
 
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.checks import accumulation_steps
@@ -63,7 +63,7 @@ def main() -> int:
     jobs = memory_jobs(arguments)
     try:
         for job in jobs:
-            recipe_of({**job, "ds_config": "zero1"})
+            require_runnable({**job, "ds_config": "zero1"})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

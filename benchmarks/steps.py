@@ -96,6 +96,11 @@ def recipe_of(job: Job) -> RunConfig:
     )  # fmt: skip
 
 
+def require_runnable(job: Job) -> None:
+    """Raise `UserError` for what is wrong with a job's recipe or model, before a rank starts."""
+    assemble.encoder_geometry(recipe_of(job))
+
+
 def require_varied(words: list[str]) -> list[list[str]]:
     """Every combination of `KEY=VALUE[,VALUE...]` words, each a list of overrides.
 

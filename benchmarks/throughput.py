@@ -30,7 +30,7 @@ from measuring import matmul_roof, memory, one_profiled_step, speed, time_steps
 from paired import LOSS_TOLERANCE, PAIRS, measure_pair
 from probing import largest_micro_batch
 from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
-from steps import CLASSIFICATION, our_step, recipe_of, require_varied
+from steps import CLASSIFICATION, our_step, recipe_of, require_runnable, require_varied
 from throughput_report import line_of, pair_table, table
 
 from supmim_scale.config import digest
@@ -51,7 +51,7 @@ def main() -> int:
     try:
         jobs = pair_jobs(arguments) if arguments.paired is not None else row_jobs(arguments)
         for job in jobs:
-            recipe_of({**job, "micro_batch": job["micro_batch"] or 1})
+            require_runnable({**job, "micro_batch": job["micro_batch"] or 1})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -134,7 +134,7 @@ def verdict_of(row: Row) -> str:
 def shape_table(rows: list[Row]) -> str:
     """What the products of each model can reach by themselves."""
     heads = ["model", "precision", "images", "products alone", "of the roof", "of the peak",
-             "slowest shape (m x n x k)", "its share of the roof"]  # fmt: skip
+             "costliest shape (b x m x k x n)", "its share of the roof"]  # fmt: skip
     return markdown_table(heads, [
         [row["model"], row["precision"], str(row["micro_batch"]),
          si(row["products_flops_per_s"]) + "FLOP/s", percent(row["products_share_of_roof"]),

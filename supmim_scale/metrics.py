@@ -90,12 +90,13 @@ class StepClock:
         return ClockMark(time.perf_counter(), self._waited_s, self._paused_s, self._steps)
 
     def go_back(self, mark: ClockMark) -> tuple[float, float]:
-        """Leave out the steps since `mark`; the seconds they took and waited for input."""
-        passed, waited = time.perf_counter() - mark.at, self._waited_s - mark.waited_s
-        taken = passed - (self._paused_s - mark.paused_s)
-        self._start += passed
-        self._waited_s, self._paused_s, self._steps = mark[1:]
-        return taken, waited
+        """Leave out the steps since `mark`, unless it was read meanwhile; the seconds that they
+        waited for input and that were paused."""
+        waited, paused = self._waited_s - mark.waited_s, self._paused_s - mark.paused_s
+        if self._start < mark.at:
+            self._start += time.perf_counter() - mark.at
+            self._waited_s, self._paused_s, self._steps = mark[1:]
+        return waited, paused
 
     def read(self, steps_left: int) -> dict[str, float]:
         """Figures since the last call."""

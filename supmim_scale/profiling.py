@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,13 @@ class Profile:
         shares, families = self.shares(), self.families()
         binds = max(shares, key=lambda name: shares[name])
         rest = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name != binds)
-        total = max(1e-12, sum(families.values()))
-        named = f", most of it {next(iter(families))} ({next(iter(families.values())) / total:.0%})"
+        most = ""
+        if binds == "compute" and families:
+            name, spent = next(iter(families.items()))
+            most = f", most of it {name} ({spent / max(1e-12, sum(families.values())):.0%})"
         return (
             f"{binds} binds: {shares[binds]:.0%} of a step of {self.wall_s / self.steps:.3f} s"
-            + (named if binds == "compute" and families else "")
-            + f"; {rest}"
+            f"{most}; {rest}"
         )
 
     def table(self) -> str:
@@ -111,7 +112,7 @@ def start_profiler() -> profile:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-        torch.cuda.synchronize()
+    _wait_for_device()
     profiler = profile(activities=activities, acc_events=True)
     profiler.start()
     return profiler
@@ -165,35 +166,45 @@ class StepProfiler:
 
     def __init__(self, folder: Path | None, start: int, steps: int) -> None:
         self._folder, self._start, self._steps = folder, start, steps
-        self._running: tuple[profile, ClockMark] | None = None
+        self._running: tuple[profile, ClockMark, float] | None = None
 
     def step(self, steps_done: int, clock: StepClock) -> Profile | None:
         """Begin or end where it is time; what was found, once its files are written.
 
         Waits for the device where it begins and ends.
         """
-        if self._folder is None:
+        if self._folder is None or steps_done < self._start:
             return None
         if self._running is None:
-            if steps_done == self._start:
-                self._running = start_profiler(), clock.mark()
+            _wait_for_device()
+            mark = clock.mark()
+            self._running = start_profiler(), mark, time.perf_counter()
+            self._start = steps_done + self._steps
             return None
-        if steps_done < self._start + self._steps:
-            return None
-        (profiler, mark), self._running = self._running, None
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        wall_s, waited_s = clock.go_back(mark)
+        profiler, mark, begun = self._running
+        _wait_for_device()
+        ended = time.perf_counter()
+        waited_s, paused_s = clock.go_back(mark)
         profiler.stop()
-        found = read_profile(profiler, self._steps, wall_s, waited_s)
+        found = read_profile(profiler, self._steps, ended - begun - paused_s, waited_s)
         write_profile(profiler, found, self._folder)
+        self._folder = None
+        clock.paused(time.perf_counter() - ended)
         return found
 
 
-def profiled_steps(begun: int, num_steps: int, every: int, steps: int) -> int:
-    """Steps done where a run of `num_steps` that begins at `begun` profiles `steps` of them: right
-    after its first log line, or as late as it can where it is too short."""
-    return max(begun, min(begun + every, num_steps - steps - 1))
+def profiled_from(begun: int, num_steps: int, every: int, steps: int) -> int | None:
+    """Steps done where a run profiles `steps` of its own: at its first log line, or after its
+    first step where it is too short for that; None: it is too short for either."""
+    at_line = (begun // every + 1) * every
+    if at_line + steps < num_steps:
+        return at_line
+    return begun + 1 if begun + 1 + steps < num_steps else None
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _kernels(profiler: profile, on_gpu: Sequence[Any]) -> tuple[Kernel, ...]:
@@ -224,13 +235,12 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return covered / 1e6
 
 
-def timed(step: Any) -> tuple[profile, float]:
+def timed(step: Callable[[], Any]) -> tuple[profile, float]:
     """A stopped profiler of one call of `step`, and the seconds it took; waits for the device."""
     profiler = start_profiler()
     started = time.perf_counter()
     step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _wait_for_device()
     wall_s = time.perf_counter() - started
     profiler.stop()
     return profiler, wall_s

@@ -1,12 +1,12 @@
 """The arithmetic of the benchmarks, and what they refuse."""
 
+import importlib
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused
+from conftest import ROOT
 
 from supmim_scale.engine import World
 
@@ -23,11 +23,17 @@ def _benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
-        check=False,
-    )  # fmt: skip
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """The one line that a benchmark ends with, before any rank has started."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        assert importlib.import_module(name).main() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
 
 
 def losses(step, count=3):
@@ -135,16 +141,20 @@ def test_rows_vary_in_what_must_not_change_the_result():
     found = require_varied(["engine.checkpoint_every_k=2,3", "input.threads=1"])
     assert found == [["engine.checkpoint_every_k=2", "input.threads=1"],
                      ["engine.checkpoint_every_k=3", "input.threads=1"]]  # fmt: skip
-    assert_refused(run("benchmarks/throughput.py", "--vary", "optim.lr=1,2"), "--vary", "optim.lr")
 
 
-def test_a_benchmark_refuses_a_key_that_no_recipe_has():
-    done = run("benchmarks/throughput.py", "--vary", "engine.warp=9")
-    assert_refused(done, "engine.warp")
-    done = run("benchmarks/memory.py", "--models", "vit_q99")
-    assert_refused(done, "model.name", "vit_q99")
-    done = run("benchmarks/throughput_report.py", "nowhere.jsonl")
-    assert_refused(done, "nowhere.jsonl", "throughput.py")
+@pytest.mark.parametrize(
+    ("name", "arguments", "word"),
+    [
+        ("throughput", ("--vary", "optim.lr=1,2"), "--vary: found 'optim.lr=1,2'"),
+        ("throughput", ("--vary", "engine.warp=9"), "engine.warp"),
+        ("memory", ("--models", "vit_q99"), "model.name: found 'vit_q99'"),
+        ("throughput_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
+        ("memory_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
+    ],
+)
+def test_a_benchmark_refuses_what_it_cannot_run(refused, name, arguments, word):
+    assert word in refused(name, *arguments)
 
 
 def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
@@ -160,3 +170,17 @@ def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
     assert "not run: no GPU" in page
     assert row["verdict"] in page
     figure([row]).savefig(tmp_path / "picture.png")
+
+
+def test_the_shapes_of_a_model_hold_its_flops():
+    from shapes import _call, shapes_of
+    from steps import our_flops, recipe_of
+
+    config = recipe_of(JOB)
+    found = shapes_of(config, 2)
+    flops = sum(
+        _call(kind, sizes, torch.float32, ALONE.device)[1] * count
+        for (kind, sizes), count in found.items()
+    )
+    embedding = 2 * 4 * 64 * 3 * 16**2  # patches x width x values: a convolution, no product
+    assert flops == 2 * (our_flops(config).model - 2 * embedding)

@@ -81,7 +81,7 @@ def fake_trace(
     apply_activation_checkpointing(model.block_lists(), policy, config.engine.checkpoint_every_k)
     spec = assemble.mask_spec(config, geometry(model.encoder).grid)
     with mode:
-        _fill(model)
+        fill(model)
         arguments = fake_arguments(config, spec, micro_batch, out_features)
         return trace(model, arguments, numerics, policy)
 
@@ -148,7 +148,7 @@ def input_bytes(config: RunConfig, spec: MaskSpec, micro_batch: int, out_feature
         return storages_bytes(input_tensors(arguments))
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Parameters and buffers of the meta device become tensors of the mode around."""
     for module in model.modules():
         for name, param in module.named_parameters(recurse=False):
