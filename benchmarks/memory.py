@@ -48,6 +48,7 @@ from supmim_scale.run import engine_settings
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 PHASES = ("init", "forward", "backward", "step")
 WARMUP = 2  # AdamW's states and DeepSpeed's prefetching are settled after these steps
+NEAR = 0.98  # of a phase's peak: from here on kinds are counted at every new one
 POINTS = 160  # of a timeline
 GRID = (  # widths, depths, patch sizes, heads and poolings that differ
     "vit_ti16", "vit_s16,depth=6,num_classes=21841", "vit_ti16,patch_size=8,depth=8",
@@ -144,17 +145,16 @@ class Meter:
     def __init__(self, census: Census, device: torch.device) -> None:
         self.census, self._is_cuda = census, device.type == "cuda"
 
-    def read(self) -> dict[str, int]:
-        """Waits: bytes alive now, the peak since the last reading, and where in the step the live
-        tensors had theirs."""
-        live, place = self.census.live, self.census.peak_at
-        peak = self.census.restart_peak()
-        self.census.peak_at = self.census.place
+    def read(self) -> Row:
+        """Waits: bytes alive now, the peak since the last reading with its kinds, and where in
+        the step this is."""
+        live = self.census.live
+        peak, kinds = self.census.read_peak()
         if self._is_cuda:
             torch.cuda.synchronize()
             live, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-        return {"live": live, "peak": peak, "place": place, "ended_at": self.census.place}
+        return {"live": live, "peak": peak, "ended_at": self.census.place, "kinds": kinds}
 
 
 def measure(job: Job, world: World) -> Row:
@@ -175,14 +175,10 @@ def measure(job: Job, world: World) -> Row:
         phases["init"] = meter.read() | {"kinds": census.now()}
         for _ in range(WARMUP):
             one_step(engine, arguments, accumulation, meter, phases)
-        places = {name: phases[name]["place"] for name in PHASES[1:]}
-        wanted = set(places.values())
-        if job["timeline"]:
-            wanted |= set(range(1, census.place + 1, max(1, census.place // POINTS)))
+        wanted = range(1, census.place, max(1, census.place // POINTS)) if job["timeline"] else ()
+        census.floor = NEAR * min(phases[name]["peak"] for name in PHASES[1:])
         with snapshot(job, world) as snapshot_path:
             one_step(engine, arguments, accumulation, meter, phases, wanted)
-    for name, place in places.items():
-        phases[name]["kinds"] = census.taken.get(place)
     row = compared(job, config, world, phases)
     if job["timeline"]:
         points = sorted(census.taken.items())

@@ -20,16 +20,17 @@ _DEPTH = 4  # of containers inside containers
 
 
 class Census(LiveBytes):
-    """Live bytes by kind, at operations that are told beforehand.
+    """Live bytes by kind: at operations that are told beforehand, and at the fullest moment.
 
-    Steps of one kind run the same operations, so the place of a peak in one step is its place in
-    the next. What no owner claims is an activation, or a temporary of whatever runs.
+    A census at every new peak would take long; it is held at those above a `floor`, which the step
+    before has told. What no owner claims is an activation, or a temporary of whatever runs.
     """
 
     def __init__(self, is_apart: Any = None) -> None:
         super().__init__(is_apart)
-        self.peak_at = 0
+        self.floor = float("inf")  # bytes
         self.taken: dict[int, dict[str, int]] = {}
+        self._at_peak: dict[str, int] | None = None
         self._wanted: set[int] = set()
         self._first = 0
         self._owners: list[tuple[nn.Module, Engine, list[Tensor]]] = []
@@ -41,6 +42,12 @@ class Census(LiveBytes):
     def begin_step(self, wanted: Iterable[int] = ()) -> None:
         """Count operations anew; take the census after the `wanted` ones."""
         self._first, self._wanted, self.taken = self.operations, set(wanted), {}
+
+    def read_peak(self) -> tuple[int, dict[str, int] | None]:
+        """The peak since the last call and its kinds, where they were asked for."""
+        peak, kinds = self.restart_peak(), self._at_peak
+        self._at_peak = self.now() if self.live >= self.floor else None
+        return peak, kinds
 
     @property
     def place(self) -> int:
@@ -60,8 +67,8 @@ class Census(LiveBytes):
     ) -> Any:
         before = self.peak
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.peak > before:
-            self.peak_at = self.place
+        if self.peak > before and self.peak >= self.floor:
+            self._at_peak = self.now()
         if self.place in self._wanted:
             self.taken[self.place] = self.now()
         return result

@@ -89,14 +89,16 @@ def kind_table(rows: list[Row]) -> str:
     """Measured / predicted bytes of each kind, where the census found the fullest moment."""
     lines = [
         [row["model"], row["layout"], row["engine"], row["policy"], row["fullest_phase"],
-         *(_both(row, kind) for kind in KINDS)]
+         *(_both(row, kind) for kind in KINDS), _both(row, "gradients", "activations")]
         for row in rows if row.get("measured_bytes")
     ]  # fmt: skip
-    heads = ["model", "layout", "engine", "recompute", "fullest in", *KINDS]
-    return (
-        "Measured / predicted while backward runs; a prediction of the step has no kinds.\n\n"
-        + (markdown_table(heads, lines))
+    heads = ["model", "layout", "engine", "recompute", "fullest in", *KINDS,
+             "gradients + activations"]  # fmt: skip
+    note = (
+        "Measured / predicted while backward runs; a prediction of the step has no kinds. Plain "
+        "PyTorch's gradients come while activations go: the planner has them among those."
     )
+    return f"{note}\n\n{markdown_table(heads, lines)}"
 
 
 def line_of(row: Row) -> str:
@@ -126,7 +128,8 @@ def timeline(axes: Axes, row: Row) -> None:
     points = row["timeline"]
     x = [point["operation"] for point in points]
     heights = [[point[kind] / 2**20 for point in points] for kind in KINDS]
-    axes.stackplot(x, heights, labels=KINDS, colors=COLORS, linewidth=0)
+    labels = [kind if kind != "activations" else "activations, temporaries" for kind in KINDS]
+    axes.stackplot(x, heights, labels=labels, colors=COLORS, linewidth=0)
     top = row["measured_peak_bytes"] / 2**20
     axes.axhline(row["predicted_peak_bytes"] / 2**20, color="black", linestyle="--", linewidth=1)
     axes.text(x[-1], row["predicted_peak_bytes"] / 2**20, "predicted peak ", ha="right",
@@ -142,15 +145,18 @@ def timeline(axes: Axes, row: Row) -> None:
     axes.set_xlabel("operation of the step")
     axes.set_ylabel("MiB alive")
     axes.set_title(
-        f"{row['model']}, {row['layout']}, {row['engine']}, recompute {row['policy']}, "
-        f"{row['precision']}, {row['world_size']} ranks", loc="left", fontsize=9,
+        f"{row['model']}, batch {row['micro_batch']}, {row['layout']}\n{row['engine']}, recompute "
+        f"{row['policy']}, {row['precision']}, {row['world_size']} ranks", loc="left", fontsize=9,
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _both(row: Row, kind: str) -> str:
-    predicted = row["predicted_bytes"][kind] if row["fullest_phase"] != "step" else None
-    return f"{mib(row['measured_bytes'][kind])} / {'-' if predicted is None else mib(predicted)}"
+def _both(row: Row, *kinds: str) -> str:
+    measured, predicted = (
+        mib(sum(row[name][kind] for kind in kinds))
+        for name in ("measured_bytes", "predicted_bytes")
+    )
+    return f"{measured} / {'-' if row['fullest_phase'] == 'step' else predicted}"
 
 
 if __name__ == "__main__":

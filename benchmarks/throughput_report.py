@@ -157,6 +157,11 @@ def gpu_table(rows: list[Row]) -> str:
                 best = max((row["hfu"] for row in mine), default=None)
                 name = f"{model}, {engine}, recompute {what}: executed FLOPs of the peak"
                 lines.append([name, f"at least {bound:.0%}", _found(best, percent)])
+        rates = {row["engine"]: row["images_per_s"] for row in on_gpu if row["kind"] == "row"
+                 and row["model"] == model and row["policy"] == "none"}  # fmt: skip
+        both = rates["zero1"] / rates["zero3"] if {"zero1", "zero3"} <= rates.keys() else None
+        lines.append([f"{model}: ZeRO-3's step / ZeRO-1's on one rank", "at most 1.10",
+                      _found(both, _ratio)])  # fmt: skip
     for pair, bound_text in PAIR_BOUNDS.items():
         ratios = [row["ratio"] for row in on_gpu if row["kind"] == "pair" and row["pair"] == pair]
         lines.append([f"pair {pair}", bound_text, _found(ratios[-1] if ratios else None, _ratio)])
