@@ -31,6 +31,7 @@ class Census(LiveBytes):
         self.floor = float("inf")  # bytes
         self.taken: dict[int, dict[str, int]] = {}
         self._at_peak: dict[str, int] | None = None
+        self._peak_place = 0
         self._wanted: set[int] = set()
         self._first = 0
         self._owners: list[tuple[nn.Module, Engine, list[Tensor]]] = []
@@ -46,7 +47,10 @@ class Census(LiveBytes):
     def read_peak(self) -> tuple[int, dict[str, int] | None]:
         """The peak since the last call and its kinds, where they were asked for."""
         peak, kinds = self.restart_peak(), self._at_peak
+        if kinds is not None:
+            self.taken[self._peak_place] = kinds
         self._at_peak = self.now() if self.live >= self.floor else None
+        self._peak_place = self.place
         return peak, kinds
 
     @property
@@ -68,7 +72,7 @@ class Census(LiveBytes):
         before = self.peak
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if self.peak > before and self.peak >= self.floor:
-            self._at_peak = self.now()
+            self._at_peak, self._peak_place = self.now(), self.place
         if self.place in self._wanted:
             self.taken[self.place] = self.now()
         return result
