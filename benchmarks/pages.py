@@ -13,7 +13,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 
 def read_rows(path: Path, names: tuple[str, ...]) -> list[Row]:
     """The latest row of every value of the name columns."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return list({json.dumps([row.get(name) for name in names]): row for row in rows}.values())
 
 

@@ -39,6 +39,10 @@ def main() -> int:
               "run it first", file=sys.stderr)  # fmt: skip
         return 2
     rows = read_rows(arguments.rows, NAMES)
+    if not all("kind" in row for row in rows):
+        print(f"error: {arguments.rows}: found rows without a kind; expected rows of this "
+              "throughput.py; make them again", file=sys.stderr)  # fmt: skip
+        return 2
     page = arguments.page or arguments.rows.with_suffix(".md")
     write_page(page, markdown(rows))
     picture = page.with_suffix(".png")
