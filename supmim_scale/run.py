@@ -47,6 +47,7 @@ from supmim_scale.models.targets import (
     require_vqgan_folder,
 )
 from supmim_scale.opening import Start, open_folder, position_of
+from supmim_scale.profiling import StepProfiler, profiled_from
 from supmim_scale.provenance import provenance
 from supmim_scale.run_folder import CHECKPOINTS, identity_of
 from supmim_scale.saving import Saver
@@ -75,6 +76,7 @@ class Run:
     quarantine: Quarantine
     saver: Saver
     watch: Watch
+    profiler: StepProfiler
     resumed: Checkpoint | None
     batches: Iterator[Batch]
     began: tuple[int, int]  # steps done and samples seen where the reader was set going
@@ -210,6 +212,7 @@ def build_run(
         quarantine=quarantine,
         saver=_saver(config, world, run_dir, cooldown_at),
         watch=_watch(config, world, run_dir),
+        profiler=_profiler(config, world, run_dir, resumed.steps_done if resumed else 0, total),
         resumed=resumed,
         began=(resumed.steps_done, seen) if resumed else (0, 0),
         held=held,
@@ -249,6 +252,20 @@ def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
         hang_s=watch.hang_s,
     )
     return Watch(settings, world, run_dir)
+
+
+def _profiler(
+    config: RunConfig, world: World, run_dir: Path, begun: int, total: int
+) -> StepProfiler:
+    """Rank 0's, where the recipe asks for one and the run is long enough."""
+    log = config.log
+    if not (log.profile and world.is_main):
+        return StepProfiler(None, 0, 0)
+    start = profiled_from(begun, total, log.every, log.profile_steps)
+    if start is None:
+        print(f"profile: none, {total - begun} steps are too few for log.profile_steps")
+        return StepProfiler(None, 0, 0)
+    return StepProfiler(run_dir / "profile", start, log.profile_steps)
 
 
 def engine_settings(

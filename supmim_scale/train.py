@@ -20,6 +20,7 @@ from supmim_scale.models.joint import JointOutput
 from supmim_scale.models.masking import Masks
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
+from supmim_scale.profiling import Profile
 from supmim_scale.provenance import launched_by, peak_memory_bytes
 from supmim_scale.run import Run
 from supmim_scale.stopping import Stopper
@@ -65,6 +66,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
             if watch.is_spike(figures["loss"]) and _rolls_back(run, figures, steps_done, log):
                 steps_done = run.roll_back(steps_done)
                 continue
+        _tell_profile(run, run.profiler.step(steps_done, clock), steps_done, log)
         paused = time.perf_counter()
         if masks and log and (is_last or _is_due(config.log.images_every, steps_done)):
             _show(run, arguments[0], masks, output, steps_done, log)
@@ -97,6 +99,13 @@ def _tell_skipped(
     for blame in found["non_finite"].values():
         blame["samples"] = [str(run.train_set.defect(i, "non-finite")) for i in blame["samples"]]
     log.event("skipped_step", steps_done, found)
+
+
+def _tell_profile(run: Run, found: Profile | None, steps_done: int, log: RunLog | None) -> None:
+    """What binds, and where the trace lies."""
+    if found is not None and log is not None:
+        folder = str(run.run_dir / "profile")
+        log.event("profile", steps_done, {"binds": found.line, "folder": folder})
 
 
 def _rolls_back(run: Run, figures: dict[str, float], steps_done: int, log: RunLog | None) -> bool:

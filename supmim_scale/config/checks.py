@@ -27,6 +27,13 @@ def require_consistent(config: RunConfig) -> None:
             "something to learn",
             "set loss.kind=softmax or mim.weight=1",
         )
+    if config.log.profile and config.log.profile_steps > config.log.every - 2:
+        raise UserError(
+            "log.profile_steps",
+            f"{config.log.profile_steps} with log.every {config.log.every}",
+            "at most log.every - 2, so that they lie between two log lines",
+            f"set log.every={config.log.profile_steps + 2} or more",
+        )
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
         raise UserError(
             "mim.vqgan",
@@ -81,6 +88,7 @@ _POSITIVE = (
     "augment.num_ops",
     "log.every",
     "log.eval_batch",
+    "log.profile_steps",
     "engine.checkpoint_every_k",
     "engine.activation_budget",
     "engine.micro_batch",

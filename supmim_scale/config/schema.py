@@ -267,6 +267,12 @@ class LogConfig:
     images_every: int = doc(0, "steps between reconstruction grids; 0: only the last step")
     eval_every: int = doc(0, "steps between evaluations; 0: only at the end")
     eval_batch: int = doc(64, "images a rank and evaluation forward")
+    profile: bool = doc(
+        False,
+        "profile some steps of rank 0 into profile/ (a trace, a table of kernels, what binds); "
+        "they are left out of images/s",
+    )
+    profile_steps: int = doc(3, "steps profiled after the first log line; at most log.every - 2")
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,7 @@ class Planned:
         for micro_batch in (min(micro_batches), max(micro_batches)):
             self._trace(config, numerics, micro_batch)
 
-    def setting(
-        self, config: RunConfig, ranks: int, *, pool: bool = True, fused_step: bool = True
-    ) -> Setting:
+    def setting(self, config: RunConfig, ranks: int, *, pool: bool = True) -> Setting:
         """How `config`, which differs in its engine section alone, runs on `ranks` ranks.
 
         Raises `UserError` where its batches do not divide.
@@ -81,7 +79,6 @@ class Planned:
             has_ema=config.optim.ema_decay > 0,
             inputs=float(micro_batch * self.inputs_per_image),
             dali_pool=pool_bytes(config, micro_batch) if pool else 0.0,
-            fused_step=fused_step,
             are_gradients_traced=numerics.keeps_gradients,
         )
         return Setting(config, micro_batch, accumulation, sharding, memory)
