@@ -14,14 +14,23 @@ from ranks import Row
 from steps import Step
 from torch import nn
 
+from supmim_scale import assemble
+from supmim_scale.config import RunConfig
 from supmim_scale.engine import World
 from supmim_scale.flops import PEAK_BF16_FLOPS
+from supmim_scale.planner.network import cluster_of
+from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.speed import Assumed, step_time
 from supmim_scale.profiling import read_profile, timed, write_profile
 from supmim_scale.provenance import device_name, peak_memory_bytes
 
 PHASES = ("forward", "backward", "optimizer")
 _ROOF_SIDE = {"cuda": 8192, "cpu": 2048}
 _ROOF_REPEATS = 5
+_PLANNED = {  # torch's names of GPUs whose datasheets the planner has
+    "NVIDIA A100-SXM4-40GB": "a100-40", "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200",
+}  # fmt: skip
 _GPU_COLUMNS = {  # of nvidia-smi, with their unit in the row's name
     "clocks.sm": "sm_clock_mhz", "clocks.mem": "memory_clock_mhz", "power.draw": "power_w",
     "power.limit": "power_limit_w", "temperature.gpu": "temperature_c",
@@ -130,6 +139,20 @@ def speed(row: Row, step: Step, world: World, precision: str, roof: float) -> Ro
         "roof_share": rate * flops.model / roof,
         "roof_share_hardware": rate * flops.hardware / roof,
     }
+
+
+def planned(config: RunConfig, world: World, images_per_s: float | None) -> Row:
+    """What `supmim-scale plan` says of our step's images/s, and its error; None: a baseline."""
+    name, reason = _PLANNED.get(device_name()), f"no datasheet of {device_name()}"
+    if images_per_s is None or name is None:
+        reason = reason if images_per_s else "the planner knows our step alone"
+        return {"planned_images_per_s": None, "planned_error": None, "planned_reason": reason}
+    known, cluster = Planned(config), cluster_of(name, 1, world.world_size)
+    setting = known.setting(config, world.world_size, pool=False)
+    shape = assemble.joint_shape(config, known.out_features)
+    rate = step_time(setting, cluster, known.size, shape, Assumed()).images_per_s
+    error = rate / images_per_s - 1
+    return {"planned_images_per_s": rate, "planned_error": error, "planned_reason": None}
 
 
 def memory(world: World) -> Row:

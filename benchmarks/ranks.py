@@ -36,12 +36,13 @@ def add_worker_flag(parser: argparse.ArgumentParser) -> None:
 def launch(script: str, job: Job, ranks: int) -> Row:
     """The row that `ranks` processes of `script --worker JOB` measure, or its error in `error`.
 
-    On a CPU the cores are shared out between them.
+    On a CPU the cores are shared out between them, unless OMP_NUM_THREADS is set: one thread where
+    others are at work disturbs a ratio least.
     """
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         command = [

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from baselines import BASELINES, baseline_step, ranks_of
-from measuring import matmul_roof, memory, one_profiled_step, speed, time_steps
+from measuring import matmul_roof, memory, one_profiled_step, planned, speed, time_steps
 from paired import LOSS_TOLERANCE, PAIRS, measure_pair
 from probing import largest_micro_batch
 from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
@@ -212,6 +212,7 @@ def measure_row(job: Job, world: World) -> Row:
     folder = Path(job["profile"]) / f"{name}_{engine_of(job)}" if job["profile"] else None
     profiled = one_profiled_step(step, folder if world.is_main else None)
     roof = matmul_roof(world, precision)
+    rates = speed(timed, step, world, precision, roof)
     return {
         "micro_batch": job["micro_batch"],
         "precision": precision,
@@ -219,7 +220,8 @@ def measure_row(job: Job, world: World) -> Row:
         "global_batch": step.images,
         "threads_per_rank": torch.get_num_threads(),
         **timed,
-        **speed(timed, step, world, precision, roof),
+        **rates,
+        **planned(config, world, None if baseline else rates["images_per_s"]),
         **peaks,
         **profiled,
         "digest": digest(config),

@@ -166,6 +166,10 @@ def gpu_table(rows: list[Row]) -> str:
         both = rates["zero1"] / rates["zero3"] if {"zero1", "zero3"} <= rates.keys() else None
         lines.append([f"{model}: ZeRO-3's step / ZeRO-1's on one rank", "at most 1.10",
                       _found(both, _ratio)])  # fmt: skip
+    errors = [row["planned_error"] for row in on_gpu if row.get("planned_error") is not None]
+    worst = max(errors, key=abs, default=None)
+    lines.append(["images/s that the planner says, largest error", "within 10 %",
+                  _found(worst, percent)])  # fmt: skip
     for pair, bound_text in PAIR_BOUNDS.items():
         ratios = [row["ratio"] for row in on_gpu if row["kind"] == "pair" and row["pair"] == pair]
         lines.append([f"pair {pair}", bound_text, _found(ratios[-1] if ratios else None, _ratio)])

@@ -8,11 +8,13 @@ import sys
 import pytest
 from conftest import ROOT
 
+SHALLOW = "vit_ti16,depth=2,width=64,heads=2"
+
 
 def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
     out = tmp_path / "rows.jsonl"
     done = subprocess.run(
-        [sys.executable, "benchmarks/throughput.py", "--models", "vit_ti16", "--image-size", "32",
+        [sys.executable, "benchmarks/throughput.py", "--models", SHALLOW, "--image-size", "32",
          "--micro-batch", "2", "--stages", "3", "--policies", "full", "--steps", "2",
          "--warmup", "1", "--baselines", "two_forwards", "--out", out],
         capture_output=True, text=True, cwd=ROOT, check=False,
@@ -31,7 +33,7 @@ def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
     assert plain["communication_s"] == 0
     assert (twice["engine"], twice["world_size"]) == ("two_forwards", 2)
     assert (zero["mfu"] is None) == bool(zero["mfu_reason"])
-    assert "| vit_ti16 | clean_and_masked | zero3 | full | 2 | 2 | fp32 |" in done.stdout
+    assert f"| {SHALLOW} | clean_and_masked | zero3 | full | 2 | 2 | fp32 |" in done.stdout
 
 
 def test_a_row_that_learned_something_else_is_no_measurement(monkeypatch):
