@@ -12,7 +12,7 @@ from supmim_scale.config import digest
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.errors import UserError
-from supmim_scale.evaluation import evaluate
+from supmim_scale.evaluate.classify import evaluate
 from supmim_scale.flops import step_flops
 from supmim_scale.inputs import skip_policy, view_settings
 from supmim_scale.metrics import RunLog, StepClock, StepMeter

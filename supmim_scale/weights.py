@@ -33,7 +33,7 @@ def start_from(model: JointModel, path: Path) -> list[str]:
     first encoder tensor that is missing or of another shape.
     """
     path = path / "model.safetensors" if path.is_dir() else path
-    given, _ = _read(path)
+    given, _ = read_weights(path)
     if not any(name.startswith(_ENCODER) for name in given):  # timm's: the encoder alone
         given = {_ENCODER + name: value for name, value in given.items()}
     wanted, filled, left = model.state_dict(), dict[str, Tensor](), list[str]()
@@ -61,7 +61,7 @@ def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
 
     Raises `UserError` naming the first tensor that is missing or of another shape.
     """
-    given, metadata = _read(path)
+    given, metadata = read_weights(path)
     found = {
         name.removeprefix(_ENCODER): value
         for name, value in given.items()
@@ -78,8 +78,21 @@ def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A safetensors file's tensors and metadata."""
+def last_weights(run_dir: Path) -> Path:
+    """The newest weights of a run, averaged ones before raw ones of the same step."""
+    files = sorted((run_dir / "weights").glob("step-*.safetensors"), key=lambda p: p.stem)
+    if not files:
+        raise UserError(
+            str(run_dir),
+            "no weights/step-*.safetensors",
+            "a run that saved weights",
+            "train first, or name a file with --weights",
+        )
+    return files[-1]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A safetensors file's tensors and metadata. Raises `UserError` for another or broken one."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

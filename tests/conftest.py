@@ -9,7 +9,7 @@ import pytest
 
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 
-pytest_plugins = ["slurm_fixture"]
+pytest_plugins = ["slurm_fixture", "eval_fixture"]
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "model.width=32", "model.depth=2", "model.heads=2", "mim.codebook_size=16",

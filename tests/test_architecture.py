@@ -19,11 +19,13 @@ ORDER = [
     "assemble", "inputs",
     "engine",
     "planner", "studies",
-    "provenance", "preflight", "weights", "evaluation", "pictures", "metrics", "checkpoints",
+    "provenance", "preflight", "weights", "pictures", "evaluate", "export",
+    "metrics", "checkpoints",
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
-    "train", "finished",
+    "train",
     "data_commands", "planner_commands", "cluster_commands", "scaling_commands", "study_commands",
+    "eval_commands",
     "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: place for place, room in enumerate(ORDER)}
@@ -35,8 +37,9 @@ OWNERS = {
     "deepspeed": {"engine/zero.py"},
     "nvidia": {"data/dali.py"},
     "yaml": {"config/load.py"},
-    "timm": {"models/encoder.py"},
-    "tqdm": {"progress.py", "metrics.py", "data/synth.py", "evaluation.py"},
+    "timm": {"models/encoder.py", "models/pretrained.py"},
+    "torchmetrics": {"evaluate/scores.py"},
+    "tqdm": {"progress.py", "metrics.py", "data/synth.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
     "matplotlib": {
         "data/stats.py",
