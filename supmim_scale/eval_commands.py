@@ -41,6 +41,11 @@ def add_export_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--weights", type=Path, help="a weights file; default: the run's last")
+    parser.add_argument("--raw", action="store_true", help="the last weights that are no average")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="resample positions to N pixels"
+    )
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx too, and check it")
     parser.set_defaults(run=_export)
 
 
@@ -111,8 +116,12 @@ _PASSED = ("weights", "model", "out", "knn", "knn_k", "knn_temperature", "probe"
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from supmim_scale.export import export_run
+    from supmim_scale.export.folder import ExportSettings, export_run
 
-    export_run(arguments.run_dir, arguments.weights, arguments.out)
+    settings = ExportSettings(
+        arguments.weights, arguments.raw, arguments.image_size, arguments.onnx
+    )
+    for parity in export_run(arguments.run_dir, arguments.out, settings):
+        print(parity)
     print(f"timm.create_model('local-dir:{arguments.out}', pretrained=True)")
     return EXIT_DONE

@@ -39,6 +39,7 @@ OWNERS = {
     "yaml": {"config/load.py"},
     "timm": {"models/encoder.py", "models/pretrained.py"},
     "torchmetrics": {"evaluate/scores.py"},
+    "onnxruntime": {"export/onnx_file.py"},
     "tqdm": {"progress.py", "metrics.py", "data/synth.py"},
     "tfrecord": {"data/readers/tfrecord_reader.py"},
     "matplotlib": {

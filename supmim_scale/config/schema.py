@@ -55,8 +55,9 @@ class ModelConfig:
     class_token: bool = doc(False, "prepend a class token; without one the token count stays N")
     init_from: str | None = doc(
         None,
-        "weights that a new run starts from: a safetensors file of a run or of timm, or a folder "
-        "with model.safetensors; null: random",
+        "weights that a new run starts from: a safetensors file of a run or of timm, a folder "
+        "with model.safetensors, or timm/NAME, which timm fetches (MAE, DINOv2, AugReg, BEiT); "
+        "null: random",
     )
     drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
     decoder_depth: int = doc(2, "decoder blocks (2 of encoder width: ours, the paper is silent)")
