@@ -8,6 +8,7 @@ from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
     from supmim_scale.evaluate.measure import Wanted
+    from supmim_scale.evaluate.segment import SegmentSettings
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
 
@@ -33,6 +34,11 @@ def add_eval_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robustness", nargs=2, action="append", default=[],
                         metavar=("KIND", "PATH"), help=_ROBUSTNESS)  # fmt: skip
     parser.add_argument("--reconstructions", action="store_true", help="a picture, of runs")
+    parser.add_argument("--segment", type=Path, metavar="DIR",
+                        help="mIoU of a linear head; ADE20K's or Pascal VOC's layout")  # fmt: skip
+    parser.add_argument("--segment-finetune", action="store_true", help="train the encoder too")
+    parser.add_argument("--segment-steps", type=int, default=2000, help="of its training")
+    parser.add_argument("--segment-classes", type=int, help="default: the layout's, 150 or 21")
     parser.set_defaults(run=_eval)
 
 
@@ -75,10 +81,10 @@ def _wanted(arguments: argparse.Namespace) -> "Wanted":
     from supmim_scale.evaluate.measure import Wanted
     from supmim_scale.evaluate.robustness import SETS
 
-    for name in ("knn_k", "knn_temperature"):
-        if not getattr(arguments, name) > 0:
-            option = "--" + name.replace("_", "-")
-            raise UserError(option, f"{getattr(arguments, name)}", "above 0", "raise it")
+    for name in ("knn_k", "knn_temperature", "segment_steps", "segment_classes"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise UserError("--" + name.replace("_", "-"), f"{value}", "above 0", "raise it")
     for kind, _ in arguments.robustness:
         if kind not in SETS:
             raise UserError("--robustness", f"'{kind}'", f"one of {', '.join(SETS)}", "choose one")
@@ -89,8 +95,20 @@ def _wanted(arguments: argparse.Namespace) -> "Wanted":
         calibration=arguments.calibration,
         robustness=[(kind, Path(path)) for kind, path in arguments.robustness],
         reconstructions=arguments.reconstructions,
+        segment=_segmentation(arguments),
         out=arguments.out,
     )
+
+
+def _segmentation(arguments: argparse.Namespace) -> "SegmentSettings | None":
+    from supmim_scale.evaluate.segment import SegmentSettings
+
+    if arguments.segment is None:
+        return None
+    return SegmentSettings(
+        arguments.segment, arguments.segment_finetune, arguments.segment_steps,
+        classes=arguments.segment_classes,
+    )  # fmt: skip
 
 
 def _launch(arguments: argparse.Namespace) -> int:
@@ -112,7 +130,8 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 
 _PASSED = ("weights", "model", "out", "knn", "knn_k", "knn_temperature", "probe", "probe_solver",
-           "few_shot", "calibration", "reconstructions")  # fmt: skip
+           "few_shot", "calibration", "reconstructions", "segment", "segment_finetune",
+           "segment_steps", "segment_classes")  # fmt: skip
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from supmim_scale import assemble
 from supmim_scale.cli import main
@@ -26,6 +27,31 @@ def features_of(count, seed, width=12, classes=4, spread=1.0, labels=1):
     rows_ND = centres[labels_NL[:, 0]] + rng.normal(size=(count, width)) / spread
     rows = torch.from_numpy(rows_ND).float()
     return Features(np.arange(count), torch.from_numpy(labels_NL), rows)
+
+
+def write_set(root, layout, count=6):
+    """Images with a red and a blue half on green, whose masks say so; a border is unlabelled."""
+    first, ignored = (1, 0) if layout == "ade" else (0, 255)
+    for split, part in (("train", "training"), ("val", "validation")):
+        images, masks = ((root / "images" / part, root / "annotations" / part) if layout == "ade"
+                         else (root / "JPEGImages", root / "SegmentationClass"))  # fmt: skip
+        names = [f"{split}{i}" for i in range(count)]
+        for folder in (images, masks):
+            folder.mkdir(parents=True, exist_ok=True)
+        for i, name in enumerate(names):
+            height, width, edge = 56 + 8 * i, 64, 16 + 8 * (i % 3)
+            mask = np.zeros((height, width), dtype=np.uint8)
+            mask[:edge], mask[edge:, width // 2 :] = 1, 2
+            colours = np.array([[40, 200, 40], [220, 30, 30], [30, 30, 220]], dtype=np.uint8)
+            Image.fromarray(colours[mask]).save(images / f"{name}.jpg", quality=95)
+            mask += first
+            mask[:2] = ignored
+            Image.fromarray(mask).save(masks / f"{name}.png")
+        if layout == "voc":
+            lists = root / "ImageSets/Segmentation"
+            lists.mkdir(parents=True, exist_ok=True)
+            (lists / f"{split}.txt").write_text("\n".join(names))
+    return root
 
 
 def write_run(folder, *overrides):

@@ -20,6 +20,7 @@ from supmim_scale.evaluate.knn import KnnSettings, knn_figures, require_bank
 from supmim_scale.evaluate.probe import probe_figures
 from supmim_scale.evaluate.results import FOLDER, Results
 from supmim_scale.evaluate.robustness import REAL, open_set, real_labels, scored_classes
+from supmim_scale.evaluate.segment import SegmentSettings, segment_figures
 from supmim_scale.evaluate.sheets import neighbour_sheet, reconstruction_sheet
 from supmim_scale.evaluate.subject import Subject
 from supmim_scale.inputs import open_split, require_same_classes, skip_policy
@@ -38,7 +39,14 @@ class Wanted:
     calibration: bool = False
     robustness: Sequence[tuple[str, Path]] = ()
     reconstructions: bool = False
+    segment: SegmentSettings | None = None
     out: Path | None = None
+
+    @property
+    def is_segmentation_alone(self) -> bool:
+        """Whether no set of classified images is needed."""
+        others = (self.calibration, self.robustness, self.reconstructions, self.needs_training_set)
+        return self.segment is not None and not any(others)
 
     @property
     def needs_training_set(self) -> bool:
@@ -49,10 +57,28 @@ class Wanted:
 def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
     """Collective: the figures; rank 0 writes and prints them. Raises `UserError` where the set,
     the head and what is wanted do not go together."""
-    _require_possible(subject, wanted)
-    sets = _Sets(subject, wanted, world)
-    results = Results(sets.out, int(subject.facts.get("steps_done", 0)), is_main=world.is_main)
+    out = wanted.out or subject.out
+    results = Results(out, int(subject.facts.get("steps_done", 0)), is_main=world.is_main)
     subject.encoder.eval().to(world.device)
+    row: dict[str, Any] = {}
+    if not wanted.is_segmentation_alone:
+        _require_possible(subject, wanted)
+        row |= _on_classes(subject, wanted, world, results, out)
+    if wanted.segment is not None:  # last: it may train the encoder
+        figures, sheet = segment_figures(subject, wanted.segment, world)
+        results.picture("segmentation", sheet)
+        row |= figures
+    precision = "bf16" if world.device.type == "cuda" else "fp32"
+    row |= {**subject.facts, "precision": precision}
+    results.close(row)
+    return row
+
+
+def _on_classes(
+    subject: Subject, wanted: Wanted, world: World, results: Results, out: Path
+) -> dict[str, Any]:
+    """Collective: what is measured on classified images."""
+    sets = _Sets(subject, wanted, world, out)
     held_out = sets.features(sets.held_out, "held out")
     row: dict[str, Any] = {}
     if subject.num_classes:
@@ -82,18 +108,15 @@ def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
         row |= {f"{name}_{figure}": value for figure, value in top.items()}
     if wanted.reconstructions and world.is_main:
         results.picture("reconstruction", reconstruction_sheet(subject, sets.held_out))
-    row |= {**subject.facts, "precision": "bf16" if world.device.type == "cuda" else "fp32",
-            "set": subject.config.data.name, "set_digest": sets.held_out.digest}  # fmt: skip
-    results.close(row)
-    return row
+    return row | {"set": subject.config.data.name, "set_digest": sets.held_out.digest}
 
 
 class _Sets:
     """The opened sets of a subject, and their features."""
 
-    def __init__(self, subject: Subject, wanted: Wanted, world: World) -> None:
+    def __init__(self, subject: Subject, wanted: Wanted, world: World, out: Path) -> None:
         config, self._subject, self._world = subject.config, subject, world
-        self.out = wanted.out or subject.out
+        self._out = out
         self.held_out: Dataset = world.main_first(lambda: open_split(config, "val"))
         self.train: Dataset | None = None
         self._digest: str | None = None
@@ -122,7 +145,7 @@ class _Sets:
         key = {"weights": self._digest, "set": dataset.digest, "crop": settings.eval_crop,
                "spec": str(settings.spec), "views": str(subject.views),
                "device": world.device.type}  # fmt: skip
-        return cached(self.out / FOLDER, key, world, make)
+        return cached(self._out / FOLDER, key, world, make)
 
     def robust(self, kind: str, path: Path, held_out: Features) -> Features:
         """Collective: a robustness set's features, with its labels."""
