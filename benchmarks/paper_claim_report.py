@@ -30,11 +30,20 @@ def report(path: Path) -> str:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     lines = []
     for short in sorted({row["short"] for row in rows}):
-        chosen = [row for row in rows if row["short"] == short]
+        chosen = last_of_each([row for row in rows if row["short"] == short])
         lines += [_head(chosen, short), "", *_table(chosen), "", PUBLISHED, "", *_tuned(chosen)]
         lines += ["", *_ablations(chosen), ""]
         draw(chosen, path.with_name(f"{path.stem}_{'short' if short else 'full'}.png"))
     return "\n".join(lines)
+
+
+def last_of_each(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without runs that another learning rate, once it was tried, has replaced."""
+    last = {
+        (row["kind"], row["objective"], row["seed"], row["lr"] if row["kind"] == "tune" else 0): row
+        for row in rows
+    }
+    return list(last.values())
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """Weights on disk: one safetensors file of whole fp32 tensors, written atomically."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -126,6 +128,23 @@ def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
             "train first, or name a file with --weights",
         )
     return files[-1]
+
+
+def keep_best(run_dir: Path, weights: Path, metric: str, value: float, steps_done: int) -> bool:
+    """Keep `weights` as `weights/best.safetensors`, and say so in `best.json`, if `value` is above
+    what is there of the same metric; whether it was."""
+    note, best = run_dir / "best.json", run_dir / "weights" / "best.safetensors"
+    kept = json.loads(note.read_text()) if note.exists() else {}
+    if kept.get("metric") == metric and kept["value"] >= value:
+        return False
+    part = best.with_name(best.name + ".part")
+    shutil.copy2(weights, part)
+    os.replace(part, best)
+    facts = {"metric": metric, "value": value, "steps_done": steps_done, "weights": weights.name}
+    part = note.with_name(note.name + ".part")
+    part.write_text(json.dumps(facts) + "\n")
+    os.replace(part, note)
+    return True
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

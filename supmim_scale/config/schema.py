@@ -15,6 +15,7 @@ Target = Literal["pixel", "codebook", "vqgan"]
 Policy = Literal["none", "full", "every_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
 Reader = Literal["webdataset", "tfrecord", "folder", "list"]
+Metric = Literal["top1", "top5", "knn_top1", "retrieval_map"]
 Augmentation = Literal["none", "rand_augment", "trivial_augment", "three_augment"]
 
 
@@ -245,6 +246,11 @@ class LogConfig:
     images_every: int = doc(0, "steps between reconstruction grids; 0: only the last step")
     eval_every: int = doc(0, "steps between evaluations; 0: only at the end")
     eval_batch: int = doc(64, "images a rank and evaluation forward")
+    knn_every: int = doc(0, "steps between k-NN evaluations of a part of the set; 0: none")
+    knn_images: int = doc(10_000, "training images in their bank, and most of their queries")
+    best: Metric | None = doc(
+        None, "figure by whose highest value weights are kept as weights/best.safetensors"
+    )
 
 
 @dataclass(frozen=True)
