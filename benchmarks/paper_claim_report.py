@@ -132,7 +132,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         right.plot([place + 0.12] * len(differences), differences, ".", color="#777777")
     right.axhline(0, color="#777777", linewidth=0.8)
     right.set_xticks(range(len(MEASURES)), MEASURES.values(), rotation=15)
-    right.set(ylabel="supervised + MIM minus supervised, points")
+    right.set(ylabel="with MIM minus without, points")
     figure.savefig(path, dpi=120)
 
 

@@ -40,7 +40,7 @@ def test_an_ablation_changes_the_key_that_names_it(name):
 
 
 def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_set(
-    shards, tmp_path
+    shards, tmp_path, monkeypatch
 ):
     given = {"train": open_dataset(shards, "train", Layout()),
              "test": open_dataset(shards, "val", Layout())}  # fmt: skip
@@ -48,19 +48,18 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
         images = [dataset.read(i) for i in range(len(dataset))]
         labels = np.array([dataset.labels_of(i)[0] for i in range(len(dataset))], dtype=np.uint8)
         offsets = np.cumsum([0, *(len(image) for image in images)])
-        np.savez(
-            tmp_path / f"{name}.npz", jpeg=np.concatenate(images), offsets=offsets, labels=labels
-        )
-    sys.argv = ["paper_claim", "--cifar10", str(tmp_path), "--work", str(tmp_path / "work")]
+        arrays = {"jpeg": np.concatenate(images), "offsets": offsets, "labels": labels}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    words = ["paper_claim", "--cifar10", str(tmp_path), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", words)
     whole, tuning = paper_claim.prepare(paper_claim.parse_arguments())
     sets = {(folder, split): open_dataset(folder, split, Layout())
             for folder in (whole, tuning) for split in ("train", "val")}  # fmt: skip
     assert [len(dataset) for dataset in sets.values()] == [96, 33, 87, 9]
 
     def contents(dataset):
-        return {
-            (dataset.read(i).tobytes(), int(dataset.labels_of(i)[0])) for i in range(len(dataset))
-        }
+        ids = range(len(dataset))
+        return {(dataset.read(i).tobytes(), int(dataset.labels_of(i)[0])) for i in ids}
 
     assert contents(sets[whole, "val"]) == contents(given["test"])
     both = contents(sets[tuning, "train"]) | contents(sets[tuning, "val"])
@@ -71,7 +70,8 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
 def rows_with(differences):
     """Rows of a baseline at 0.5 and of a joint run beside it, a seed each."""
     base = {"kind": "run", "short": True, "train_images": 9, "images_seen": 90, "images": 5.0,
-            "device": "cpu", "lr": 0.1, "precision": "fp32", "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]]}  # fmt: skip
+            "device": "cpu", "lr": 0.1, "precision": "fp32",
+            "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]]}  # fmt: skip
     rows = []
     for seed, difference in enumerate(differences):
         for objective, value in (("supervised", 0.5), ("supervised_mim", 0.5 + difference)):
