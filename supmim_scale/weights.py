@@ -30,14 +30,16 @@ def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str
     os.replace(part, path)
 
 
-def start_from(model: JointModel, source: str) -> str:
-    """Fill a new model from weights of another run, or of timm; says what was left as it was.
+def start_from(model: JointModel, source: str | Path) -> list[str]:
+    """Fill a new model from weights of another run, or of timm; returns what was left as it was,
+    and what of theirs was not taken.
 
     `source` is a safetensors file, a folder with `model.safetensors`, or timm/NAME, whose published
     weights timm fetches. Position embeddings are resampled to the model's grid; a head for other
     classes is left. Raises `UserError` naming the first encoder tensor that is missing, of another
     shape, or has no place.
     """
+    source = str(source)
     given, not_taken = _given_tensors(source)
     wanted, filled, left = model.state_dict(), dict[str, Tensor](), list[str]()
     _require_places(given, wanted, source)
@@ -57,8 +59,7 @@ def start_from(model: JointModel, source: str) -> str:
         else:
             left.append(name)
     model.load_state_dict(filled, strict=False)
-    dropped = f"; not taken: {', '.join(not_taken)}" if not_taken else ""
-    return f"as drawn: {', '.join(left) or 'none'}{dropped}"
+    return left + [f"not taken {name}" for name in not_taken]
 
 
 def _require_places(given: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
