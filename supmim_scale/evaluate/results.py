@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ class Results:
 
     def __init__(self, out: Path, step: int, *, is_main: bool) -> None:
         self._out, self._step, self._is_main = out, step, is_main
-        if is_main:
-            try:
-                (out / FOLDER).mkdir(parents=True, exist_ok=True)
-                self._events = SummaryWriter(str(out / FOLDER / "tensorboard"))
-            except OSError as error:
-                raise UserError("--out", str(error), "a writable folder", "name another") from None
+
+    @cached_property
+    def _events(self) -> SummaryWriter:
+        """Opened by the first result: an evaluation that is refused leaves nothing."""
+        try:
+            (self._out / FOLDER).mkdir(parents=True, exist_ok=True)
+            return SummaryWriter(str(self._out / FOLDER / "tensorboard"))
+        except OSError as error:
+            raise UserError("--out", str(error), "a writable folder", "name another") from None
 
     def picture(self, name: str, pixels_CHW: Tensor) -> None:
         """A picture with values in [0, 1], as PNG and to TensorBoard."""
