@@ -18,6 +18,7 @@ from supmim_scale.errors import (
     RankError,
     UserError,
 )
+from supmim_scale.eval_commands import add_eval_command, add_export_command
 from supmim_scale.planner_commands import add_plan_command
 from supmim_scale.scaling_commands import add_scaling_commands
 from supmim_scale.stopping import Stopper, ignore_signals
@@ -90,15 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("overrides", nargs="*", metavar="key=value")
     show.set_defaults(run=_recipes)
 
-    evaluate = commands.add_parser("eval", help="top-1 and top-5 of a run's weights")
-    _add_run(evaluate)
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="of the run's recipe")
-    evaluate.set_defaults(run=_eval)
-
-    export = commands.add_parser("export", help="write encoder and head for plain timm")
-    _add_run(export)
-    export.add_argument("out", type=Path, help="folder to write")
-    export.set_defaults(run=_export)
+    add_eval_command(commands.add_parser("eval", help="what a run, file or timm model is worth"))
+    add_export_command(commands.add_parser("export", help="write encoder and head for plain timm"))
 
     report = commands.add_parser("report", help="finished runs side by side")
     report.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
@@ -115,11 +109,6 @@ def _parser() -> argparse.ArgumentParser:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a packaged recipe's name, or a .yaml file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="optim.lr=1e-3 and so on")
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, help="folder of a run")
-    parser.add_argument("--weights", type=Path, help="a weights file; default: the run's last")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -198,24 +187,6 @@ def _recipes(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     for name in recipe_names():
         print(f"{name:16} {load_config(name).about.expected}")
-    return EXIT_DONE
-
-
-def _eval(arguments: argparse.Namespace) -> int:
-    from supmim_scale.engine import join_world, leave_world
-    from supmim_scale.finished import evaluate_run
-
-    world = join_world()
-    evaluate_run(arguments.run_dir, arguments.weights, arguments.overrides, world)
-    leave_world(world)
-    return EXIT_DONE
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from supmim_scale.finished import export_run
-
-    export_run(arguments.run_dir, arguments.weights, arguments.out)
-    print(f"timm.create_model('local-dir:{arguments.out}', pretrained=True)")
     return EXIT_DONE
 
 

@@ -166,6 +166,11 @@ class RunLog:
         shown = "  ".join(f"{k} {v:.2%}" for k, v in row.items() if k.startswith("top"))
         self.say(f"evaluation at step {steps_done}: {shown} of {row['images']:.0f} images")
 
+    def knn(self, steps_done: int, row: dict[str, float]) -> None:
+        """An online k-NN evaluation's figures."""
+        self._record("knn", steps_done, row)
+        self.say(f"k-NN at step {steps_done}: top-1 {row['knn_top1']:.2%} of {row['images']:.0f}")
+
     def picture(self, steps_done: int, name: str, rows_CHW: Tensor, path: Path) -> None:
         """A picture with values in [0, 1], to TensorBoard and as PNG."""
         self._events.add_image(name, rows_CHW, steps_done)

@@ -182,7 +182,7 @@ def build_run(
         target = world.main_first(lambda: _target(config, shape, train_set, order, run_dir, world))
     model = assemble.joint_model(config, target.out_features if target else 0)
     if config.model.init_from and not resumed:
-        left = start_from(model, Path(config.model.init_from))
+        left = start_from(model, config.model.init_from)
         if world.is_main:
             print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
     settings = engine_settings(config, micro_batch, accumulation, precision, world.device)

@@ -12,10 +12,13 @@ from supmim_scale.config import digest
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.errors import UserError
-from supmim_scale.evaluation import evaluate
+from supmim_scale.evaluate.classify import evaluate
+from supmim_scale.evaluate.online import NAMES, online_knn
+from supmim_scale.evaluate.subject import Subject
 from supmim_scale.flops import step_flops
 from supmim_scale.inputs import skip_policy, view_settings
 from supmim_scale.metrics import RunLog, StepClock, StepMeter
+from supmim_scale.models.encoder import VisionTransformer
 from supmim_scale.models.joint import JointOutput
 from supmim_scale.models.masking import Masks
 from supmim_scale.optim import lr_factor_at
@@ -25,7 +28,7 @@ from supmim_scale.provenance import launched_by, peak_memory_bytes
 from supmim_scale.run import Run
 from supmim_scale.stopping import Stopper
 from supmim_scale.units import si
-from supmim_scale.weights import load_encoder, save_weights
+from supmim_scale.weights import keep_best, load_encoder, save_weights
 
 
 def train(run: Run, stopper: Stopper) -> dict[str, float]:
@@ -70,7 +73,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
         paused = time.perf_counter()
         if masks and log and (is_last or _is_due(config.log.images_every, steps_done)):
             _show(run, arguments[0], masks, output, steps_done, log)
-        if is_last or _is_due(config.log.eval_every, steps_done):
+        if _is_measured(run, steps_done) or _is_due(config.log.knn_every, steps_done):
             figures |= _evaluate(run, save_run_weights(run, steps_done), steps_done, log)
         elif _is_due(config.checkpoint.weights_every, steps_done):
             save_run_weights(run, steps_done)
@@ -157,9 +160,34 @@ def save_run_weights(run: Run, steps_done: int) -> Path:
 
 
 def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> dict[str, float]:
-    """Collective: top-1 and top-5 of saved weights in a plain timm model."""
-    encoder = assemble.encoder(run.config)
+    """Collective: what is due of top-1 and k-NN, of saved weights in a plain timm model; the best
+    are kept."""
+    encoder, row = assemble.encoder(run.config), dict[str, float]()
     load_encoder(encoder, weights)
+    if _is_measured(run, steps_done):
+        row |= _measure_top1(run, encoder, steps_done, log)
+    if _is_due(run.config.log.knn_every, steps_done):
+        subject = Subject(run.run_dir.name, encoder, run.config, None, run.run_dir, {})
+        count = run.config.log.knn_images
+        knn = online_knn(subject, run.train_set, run.val_set, count, run.world)
+        if log:
+            log.knn(steps_done, knn)
+        row |= {name: knn[name] for name in NAMES}
+    best = run.config.log.best
+    if log and best in row and keep_best(run.run_dir, weights, best, row[best], steps_done):
+        log.say(f"best {best} so far: {row[best]:.2%}, kept as weights/best.safetensors")
+    return {f"eval_{name}": value for name, value in row.items()}
+
+
+def _is_measured(run: Run, steps_done: int) -> bool:
+    """Whether top-1 is due after this step."""
+    return steps_done == run.num_steps or _is_due(run.config.log.eval_every, steps_done)
+
+
+def _measure_top1(
+    run: Run, encoder: VisionTransformer, steps_done: int, log: RunLog | None
+) -> dict[str, float]:
+    """Collective: top-1 and top-5 of the held-out set."""
     listed = run.run_dir / "quarantine" / f"val-{run.world.rank:05d}.jsonl"
     batches = evaluation_batches(
         run.val_set,
@@ -174,7 +202,7 @@ def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> d
     row["left_out"] = len(run.val_set) - row["images"]
     if log:
         log.evaluation(steps_done, row)
-    return {f"eval_{name}": value for name, value in row.items()}
+    return row
 
 
 def _lr_factor(run: Run) -> float:

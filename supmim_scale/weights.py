@@ -1,18 +1,23 @@
 """Weights on disk: one safetensors file of whole fp32 tensors, written atomically."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from supmim_scale.errors import UserError
-from supmim_scale.models.encoder import resampled_positions
+from supmim_scale.models.encoder import VisionTransformer, resampled_positions
+from supmim_scale.models.imported import has_relative_positions, plain_tensors
 from supmim_scale.models.joint import JointModel, is_head
+from supmim_scale.models.pretrained import open_named
 
-_ENCODER = "encoder."
+_ENCODER, _TIMM = "encoder.", "timm/"
+# Of a model with a class token, another head or another pooling than the one that starts from it.
+_MAY_BE_OVER = tuple(_ENCODER + name for name in ("cls_token", "head", "fc_norm.", "norm."))
 
 
 def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -25,48 +30,81 @@ def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str
     os.replace(part, path)
 
 
-def start_from(model: JointModel, path: Path) -> list[str]:
-    """Fill a new model from weights of another run, or of timm; returns what was left as it was.
+def start_from(model: JointModel, source: str | Path) -> list[str]:
+    """Fill a new model from weights of another run, or of timm; returns what was left as it was,
+    and what of theirs was not taken.
 
-    `path` is a safetensors file or a folder with `model.safetensors`. Position embeddings are
-    resampled to the model's grid; a head for other classes is left. Raises `UserError` naming the
-    first encoder tensor that is missing or of another shape.
+    `source` is a safetensors file, a folder with `model.safetensors`, or timm/NAME, whose published
+    weights timm fetches. Position embeddings are resampled to the model's grid; a head for other
+    classes is left. Raises `UserError` naming the first encoder tensor that is missing, of another
+    shape, or has no place.
     """
-    path = path / "model.safetensors" if path.is_dir() else path
-    given, _ = _read(path)
-    if not any(name.startswith(_ENCODER) for name in given):  # timm's: the encoder alone
-        given = {_ENCODER + name: value for name, value in given.items()}
+    source = str(source)
+    given, not_taken = _given_tensors(source)
     wanted, filled, left = model.state_dict(), dict[str, Tensor](), list[str]()
+    _require_places(given, wanted, source)
     for name, own in wanted.items():
         value = given.get(name)
         if value is None and name.startswith(_ENCODER + "norm."):  # timm's name with avg pooling
             value = given.get(name.replace("norm.", "fc_norm.", 1))
         if value is not None and name == _ENCODER + "pos_embed":
-            value = resampled_positions(model.encoder, value, str(path))
+            value = resampled_positions(model.encoder, value, source)
         if value is not None and value.shape == own.shape:
             filled[name] = value
-        elif name.startswith(_ENCODER) and not is_head(name):
+        elif name.startswith(_ENCODER) and not is_head(name) and not _is_beits(name, not_taken):
             have = list(value.shape) if value is not None else "no such tensor"
             raise UserError(
-                f"{path}: {name}", f"{have}", f"{list(own.shape)}", "take weights of this encoder"
+                f"{source}: {name}", f"{have}", f"{list(own.shape)}", "take weights of this encoder"
             )
         else:
             left.append(name)
     model.load_state_dict(filled, strict=False)
-    return left
+    return left + [f"not taken {name}" for name in not_taken]
 
 
-def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
+def _require_places(given: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raise `UserError` for an encoder's tensor, a register token say, without which it would be
+    another function and for which the model has no place."""
+    for name in given.keys() - wanted.keys():
+        if name.startswith(_ENCODER) and not name.startswith(_MAY_BE_OVER):
+            raise UserError(f"{source}: {name}", "a tensor that this encoder has no place for",
+                            "weights of this encoder", "take another checkpoint")  # fmt: skip
+
+
+def _given_tensors(source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors named as a run's, and the names of those of other projects that are not taken."""
+    path = Path(source)
+    if source.startswith(_TIMM) and not path.exists():
+        given = dict(open_named(source.removeprefix(_TIMM)).state_dict())
+    else:
+        given, _ = read_weights(path / "model.safetensors" if path.is_dir() else path)
+    if any(name.startswith(_ENCODER) for name in given):
+        return given, []
+    tensors, not_taken = plain_tensors(given)  # the encoder alone
+    return {_ENCODER + name: value for name, value in tensors.items()}, not_taken
+
+
+def _is_beits(name: str, not_taken: list[str]) -> bool:
+    """Whether a tensor is missing because BEiT has relative positions in its place."""
+    return name == _ENCODER + "pos_embed" and has_relative_positions(not_taken)
+
+
+def load_encoder(
+    encoder: VisionTransformer, path: Path, *, resample: bool = False
+) -> dict[str, str]:
     """Fill a timm encoder from a run's weights; returns the file's metadata.
 
-    Raises `UserError` naming the first tensor that is missing or of another shape.
+    `resample`: positions of another grid are resampled. Raises `UserError` naming the first tensor
+    that is missing or of another shape.
     """
-    given, metadata = _read(path)
+    given, metadata = read_weights(path)
     found = {
         name.removeprefix(_ENCODER): value
         for name, value in given.items()
         if name.startswith(_ENCODER)
     }
+    if resample and "pos_embed" in found:
+        found["pos_embed"] = resampled_positions(encoder, found["pos_embed"], str(path))
     wanted = encoder.state_dict()
     for name, tensor in wanted.items():
         if name not in found or found[name].shape != tensor.shape:
@@ -78,8 +116,40 @@ def load_encoder(encoder: torch.nn.Module, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A safetensors file's tensors and metadata."""
+def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
+    """The newest weights of a run, averaged ones before raw ones of the same step; `raw`: the
+    newest that are no average. Raises `UserError` where there are none."""
+    files = sorted((run_dir / "weights").glob("step-*.safetensors"), key=lambda p: p.stem)
+    files = [path for path in files if not (raw and path.stem.endswith("-ema"))]
+    if not files:
+        raise UserError(
+            str(run_dir),
+            "no weights/step-*.safetensors",
+            "a run that saved weights",
+            "train first, or name a file with --weights",
+        )
+    return files[-1]
+
+
+def keep_best(run_dir: Path, weights: Path, metric: str, value: float, steps_done: int) -> bool:
+    """Keep `weights` as `weights/best.safetensors`, and say so in `best.json`, if `value` is above
+    what is there of the same metric; whether it was."""
+    note, best = run_dir / "best.json", run_dir / "weights" / "best.safetensors"
+    kept = json.loads(note.read_text()) if note.exists() else {}
+    if kept.get("metric") == metric and kept["value"] >= value:
+        return False
+    part = best.with_name(best.name + ".part")
+    shutil.copy2(weights, part)
+    os.replace(part, best)
+    facts = {"metric": metric, "value": value, "steps_done": steps_done, "weights": weights.name}
+    part = note.with_name(note.name + ".part")
+    part.write_text(json.dumps(facts) + "\n")
+    os.replace(part, note)
+    return True
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A safetensors file's tensors and metadata. Raises `UserError` for another or broken one."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -9,7 +9,7 @@ import pytest
 
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 
-pytest_plugins = ["slurm_fixture"]
+pytest_plugins = ["slurm_fixture", "eval_fixture"]
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "model.width=32", "model.depth=2", "model.heads=2", "mim.codebook_size=16",
@@ -25,7 +25,8 @@ AUGMENTED = [
 # Files that take longest, begun first so that neither worker is left alone with one.
 LONGEST = ("slurm/test_preemption", "engine/test_zero", "test_resume", "slurm/test_failures",
            "studies/test_study_end_to_end", "slurm/test_study", "slurm/test_launch",
-           "data/test_tools", "test_checkpoints")  # fmt: skip
+           "data/test_tools", "test_checkpoints", "export/test_parity_of_sizes",
+           "evaluate/test_eval_commands")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -18,8 +18,7 @@ from supmim_scale.config import load_config
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.shards import write_shard
-from supmim_scale.finished import last_weights
-from supmim_scale.weights import load_encoder
+from supmim_scale.weights import last_weights, load_encoder
 
 PLAIN_TIMM = """
 import sys, torch

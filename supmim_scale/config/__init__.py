@@ -6,6 +6,7 @@ a fraction of a second, before any process group or device is touched.
 
 from supmim_scale.config.load import (
     as_yaml,
+    config_from,
     digest,
     find_recipe,
     load_config,
@@ -19,6 +20,7 @@ __all__ = [
     "IDENTITY_SECTIONS",
     "RunConfig",
     "as_yaml",
+    "config_from",
     "digest",
     "find_recipe",
     "load_config",

@@ -34,6 +34,16 @@ def require_consistent(config: RunConfig) -> None:
             "at most log.every - 2, so that they lie between two log lines",
             f"set log.every={config.log.profile_steps + 2} or more",
         )
+    if config.log.knn_every and config.loss.kind == "none":
+        raise UserError(
+            "log.knn_every", f"{config.log.knn_every} with loss.kind=none, which reads no labels",
+            "0", "set log.knn_every=0, and eval the run with labels",
+        )  # fmt: skip
+    if config.log.best in ("knn_top1", "retrieval_map") and not config.log.knn_every:
+        raise UserError(
+            "log.best", f"{config.log.best} without log.knn_every", "a schedule for it",
+            "set log.knn_every, or log.best=top1",
+        )  # fmt: skip
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
         raise UserError(
             "mim.vqgan",
@@ -89,6 +99,7 @@ _POSITIVE = (
     "log.every",
     "log.eval_batch",
     "log.profile_steps",
+    "log.knn_images",
     "engine.checkpoint_every_k",
     "engine.activation_budget",
     "engine.micro_batch",
@@ -119,6 +130,7 @@ _NOT_NEGATIVE = (
     "optim.clip_grad_norm",
     "log.images_every",
     "log.eval_every",
+    "log.knn_every",
     "checkpoint.every",
     "watch.skipped_in_a_row",
     "watch.spike_sigmas",

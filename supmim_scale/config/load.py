@@ -54,10 +54,15 @@ def find_recipe(recipe: str) -> Path:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked recipe. Raises `UserError` for anything unknown, mistyped or inconsistent."""
     path = find_recipe(recipe)
-    tree = load_mapping(path)
+    return config_from(load_mapping(path), overrides, path.name)
+
+
+def config_from(tree: dict[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
+    """The checked recipe of a mapping; `where` is for messages. Raises `UserError` as
+    `load_config` does."""
     for override in overrides:
         _override(tree, override)
-    config: RunConfig = _build(RunConfig, tree, where=path.name, prefix="")
+    config: RunConfig = _build(RunConfig, tree, where=where, prefix="")
     require_consistent(config)
     return config
 

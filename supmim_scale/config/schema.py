@@ -16,6 +16,7 @@ Attention = Literal["torch", "fastest", "flash", "cudnn", "efficient", "math"]
 Policy = Literal["none", "full", "every_k", "first_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
 Reader = Literal["webdataset", "tfrecord", "folder", "list"]
+Metric = Literal["top1", "top5", "knn_top1", "retrieval_map"]
 Augmentation = Literal["none", "rand_augment", "trivial_augment", "three_augment"]
 
 
@@ -56,8 +57,9 @@ class ModelConfig:
     class_token: bool = doc(False, "prepend a class token; without one the token count stays N")
     init_from: str | None = doc(
         None,
-        "weights that a new run starts from: a safetensors file of a run or of timm, or a folder "
-        "with model.safetensors; null: random",
+        "weights that a new run starts from: a safetensors file of a run or of timm, a folder "
+        "with model.safetensors, or timm/NAME, which timm fetches (MAE, DINOv2, AugReg, BEiT); "
+        "null: random",
     )
     drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
     drop_path_kept: bool = doc(
@@ -273,6 +275,11 @@ class LogConfig:
         "they are left out of images/s",
     )
     profile_steps: int = doc(3, "steps profiled after the first log line; at most log.every - 2")
+    knn_every: int = doc(0, "steps between k-NN evaluations of a part of the set; 0: none")
+    knn_images: int = doc(10_000, "training images in their bank, and most of their queries")
+    best: Metric | None = doc(
+        None, "figure by whose highest value weights are kept as weights/best.safetensors"
+    )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class ViewSpec:
     """What the pipeline makes: views of `size` pixels, normalised by `mean` and `std`.
 
     `decoder` is 'cpu' or 'mixed' (the GPU decodes, and its JPEG hardware takes the share
-    `hw_decoder_load`).
+    `hw_decoder_load`). `cubic` resizes by bicubic interpolation instead of bilinear.
     """
 
     size: int
@@ -79,6 +79,7 @@ class ViewSpec:
     decoder: str = "cpu"
     hw_decoder_load: float = 0.65
     augment: AugmentSettings = AugmentSettings()
+    cubic: bool = False
 
     @property
     def inputs(self) -> dict[str, tuple[Any, int]]:
@@ -110,7 +111,10 @@ def view_pipeline(source: Source, spec: ViewSpec) -> Any:
         **(gpu_options if spec.decoder == "mixed" else {}),
     )
     images = fn.resize(
-        images, size=[spec.size, spec.size], interp_type=types.INTERP_LINEAR, antialias=True
+        images,
+        size=[spec.size, spec.size],
+        interp_type=types.INTERP_CUBIC if spec.cubic else types.INTERP_LINEAR,
+        antialias=True,
     )
     images = _augmented(images, given, spec)
     views = fn.crop_mirror_normalize(

@@ -1,0 +1,1 @@
+"""What a representation is worth: each measure a small module over cached features."""

@@ -1,0 +1,160 @@
+"""k-NN classification and image retrieval by cosine similarity, exact, in chunks on the device.
+
+Similarities are float64 and compared to 2^-36 (1.5e-11), so that what is equal but for rounding
+is equal whatever the chunks, ranks and device; equals stand in the order of the bank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from supmim_scale.engine.world import World
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.classify import hits
+from supmim_scale.evaluate.features import Features
+from supmim_scale.progress import progress
+
+K, TEMPERATURE = 20, 0.07  # Caron et al. 2021 (arXiv 2104.14294), section 4.1
+PLAIN_K = (1, 10, 100)
+RECALL_AT = (1, 5, 10)
+
+_LEVELS, _PLACES = 36, 26  # bits of a key for the similarity and for the place in the bank
+_LAST = (1 << _PLACES) - 1
+_CHUNK = 1 << 25  # similarities at a time
+
+
+@dataclass(frozen=True)
+class KnnSettings:
+    """`k` neighbours vote, each with exp(similarity / `temperature`)."""
+
+    k: int = K
+    temperature: float = TEMPERATURE
+
+
+def neighbours(
+    queries_QD: Tensor, bank_ND: Tensor, k: int, chunk: int = _CHUNK
+) -> tuple[Tensor, Tensor]:
+    """(similarities in float64, places in the bank), each (Q, `k`), the nearest first.
+
+    On the bank's device. Raises `UserError` where the bank has fewer rows than `k`.
+    """
+    require_bank(len(bank_ND), k)
+    bank_ND, found = _unit(bank_ND), []
+    for part_QD in queries_QD.split(max(1, chunk // len(bank_ND))):
+        found.append(_ranking(part_QD, bank_ND, k))
+    similar, places = zip(*found, strict=True)
+    return torch.cat(similar), torch.cat(places)
+
+
+def require_bank(images: int, k: int) -> None:
+    """Raise `UserError` where a bank of so many images cannot give `k` neighbours."""
+    if not 0 < k <= images:
+        raise UserError("--knn-k", f"{k}", f"1 to {images}, the images of the bank", "lower it")
+    if images >= 1 << _PLACES:
+        raise UserError("--knn", f"a bank of {images}", f"below {1 << _PLACES}", "take a part")
+
+
+def vote(
+    similar_QK: Tensor, labels_QKL: Tensor, num_classes: int, temperature: float | None
+) -> Tensor:
+    """(Q, classes) votes of neighbours for their labels, which are padded with -1.
+
+    A vote weighs exp(similarity / temperature), or 1 where the temperature is None.
+    """
+    weights_QK = torch.ones_like(similar_QK)
+    if temperature is not None:
+        # Relative to the nearest, so that no temperature overflows; the order is the same.
+        weights_QK = ((similar_QK - similar_QK[:, :1]) / temperature).exp()
+    votes_QC = weights_QK.new_zeros(len(similar_QK), num_classes + 1)
+    weights_QKL = weights_QK.unsqueeze(-1).expand(-1, -1, labels_QKL.shape[-1])
+    places_QKL = labels_QKL.where(labels_QKL >= 0, num_classes)
+    votes_QC.scatter_add_(1, places_QKL.flatten(1), weights_QKL.flatten(1))
+    return votes_QC[:, :num_classes]
+
+
+def average_precision(relevant_QN: Tensor) -> Tensor:
+    """(Q,) average precision of rankings, the nearest first; NaN where nothing is relevant."""
+    hits_QN = relevant_QN.double()
+    places_N = torch.arange(1, hits_QN.shape[1] + 1, device=hits_QN.device)
+    return (hits_QN * hits_QN.cumsum(1) / places_N).sum(1) / hits_QN.sum(1)
+
+
+def relevant(labels_QL: Tensor, bank_labels_NM: Tensor) -> Tensor:
+    """(Q, N): whether query and image of the bank share a label; -1 is none."""
+    shared_QN = torch.zeros(
+        len(labels_QL), len(bank_labels_NM), dtype=torch.bool, device=labels_QL.device
+    )
+    for a_Q in labels_QL.T:
+        for b_N in bank_labels_NM.T:
+            shared_QN |= (a_Q.unsqueeze(1) == b_N) & (a_Q >= 0).unsqueeze(1)
+    return shared_QN
+
+
+def knn_figures(
+    bank: Features, queries: Features, num_classes: int, settings: KnnSettings, world: World
+) -> dict[str, float]:
+    """Collective: k-NN top-1 and top-5, weighted and plain, recall@k (a relevant image among the
+    k nearest) and mAP of retrieval. Ranks share the queries; each holds the bank.
+
+    Queries without a relevant image in the bank count in top-1 alone.
+    """
+    require_bank(len(bank), settings.k)
+    mine, device = queries.share(world), world.device
+    bank_ND, bank_labels_NL = _unit(bank.features_ND.to(device)), bank.labels_NL.to(device)
+    plain = [k for k in PLAIN_K if k <= len(bank)]
+    votes = [(settings.k, settings.temperature), *((k, None) for k in plain)]
+    sums = torch.zeros(3 * len(votes) + len(RECALL_AT) + 2, dtype=torch.float64, device=device)
+    rows = max(1, _CHUNK // len(bank))
+    with progress("k-NN", len(mine), "query", shown=world.is_main) as bar:
+        for part_QD, labels_QL in zip(
+            mine.features_ND.split(rows), mine.labels_NL.to(device).split(rows), strict=True
+        ):
+            similar_QN, places_QN = _ranking(part_QD, bank_ND, len(bank))
+            most = max(k for k, _ in votes)
+            near_QKL = bank_labels_NL[places_QN[:, :most]]
+            counts = [
+                hits(vote(similar_QN[:, :k], near_QKL[:, :k], num_classes, t), labels_QL)
+                for k, t in votes
+            ]
+            good_QN = relevant(labels_QL, bank_labels_NL).gather(1, places_QN)
+            sums += torch.cat([*counts, _retrieved(good_QN)])
+            bar.update(len(part_QD))
+    return _named(["knn", *(f"knn_plain{k}" for k in plain)], world.sum(sums).tolist())
+
+
+def _retrieved(good_QN: Tensor) -> Tensor:
+    """Sums of recall@k, of average precision, and of the queries that have them."""
+    recalls = [good_QN[:, :k].any(1).sum().double() for k in RECALL_AT]
+    precision_Q = average_precision(good_QN)
+    return torch.stack([*recalls, precision_Q.nansum(), (~precision_Q.isnan()).sum().double()])
+
+
+def _named(names: Sequence[str], sums: list[float]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for place, name in enumerate(names):
+        top1, top5, images = sums[3 * place : 3 * place + 3]
+        row |= {f"{name}_top1": top1 / images}
+        if place == 0:
+            row |= {f"{name}_top5": top5 / images}
+    *recalls, precision, queries = sums[3 * len(names) :]
+    queries = max(1.0, queries)
+    for k, recall in zip(RECALL_AT, recalls, strict=True):
+        row[f"recall_at_{k}"] = recall / queries
+    return row | {"retrieval_map": precision / queries}
+
+
+def _unit(rows_ND: Tensor) -> Tensor:
+    return F.normalize(rows_ND.double(), dim=1)
+
+
+def _ranking(queries_QD: Tensor, unit_bank_ND: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(similarities, places) of the first `count` of the bank for each query."""
+    similar_QN = _unit(queries_QD.to(unit_bank_ND.device)) @ unit_bank_ND.T
+    places_N = torch.arange(len(unit_bank_ND), device=similar_QN.device)
+    levels_QN = (similar_QN.clamp(-1, 1) * 2**_LEVELS).round().long()
+    # One whole number a pair, whose order is that of similarity, then of the place in the bank.
+    keys_QK = ((levels_QN << _PLACES) + (_LAST - places_N)).topk(count, dim=1).values
+    return (keys_QK >> _PLACES).double() / 2**_LEVELS, _LAST - (keys_QK & _LAST)

@@ -1,0 +1,184 @@
+"""A linear classifier on frozen features: regularised by L-BFGS, or SGD over learning rates.
+
+What is swept is chosen on a tenth of the training set held out for it, then fitted on all of it;
+the evaluation set chooses nothing. Features are those of centre crops: there is no augmentation.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from supmim_scale.engine.world import World
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.classify import hits
+from supmim_scale.evaluate.features import Features
+from supmim_scale.progress import progress
+
+L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_HELD_OUT, _SEED = 10, 0
+_ROWS = 16_384  # at a time
+_SWEEP_ROUNDS, _ROUNDS, _FLAT = 100, 1000, 1e-9  # L-BFGS ends there, or where no gradient is larger
+
+
+@dataclass(frozen=True)
+class Linear:
+    """logits = (features - mean) / scale @ weight + bias, in float64."""
+
+    weight_DK: Tensor
+    bias_K: Tensor
+    mean_D: Tensor
+    scale_D: Tensor
+
+    def logits(self, features_BD: Tensor) -> Tensor:
+        """(B, classes)."""
+        x_BD = features_BD.to(self.weight_DK.device).double()
+        return (x_BD - self.mean_D) / self.scale_D @ self.weight_DK + self.bias_K
+
+
+def probe_figures(
+    train: Features, held_out: Features, num_classes: int, solver: str, world: World
+) -> dict[str, float]:
+    """Collective: top-1 and top-5 of the linear probe on `held_out`, and what the sweep chose."""
+    _require_labels(train, num_classes)
+    order = np.random.default_rng(_SEED).permutation(len(train))
+    chosen_on = max(1, len(train) // _HELD_OUT)
+    fitted, kept = train.rows(order[chosen_on:]), train.rows(order[:chosen_on])
+    values, name = (L2, "probe_l2") if solver == "lbfgs" else (LEARNING_RATES, "probe_lr")
+    scores = []
+
+    def fit(rows: Features, value: float, rounds: int) -> Linear:
+        if solver == "lbfgs":
+            return fit_lbfgs(rows, num_classes, value, world, rounds)
+        return fit_sgd(rows, num_classes, value, world)
+
+    with progress("probe", len(values) + 1, "fit", shown=world.is_main) as bar:
+        for value in values:
+            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), kept, world)
+            scores.append(top1)
+            bar.update()
+        best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
+        top1, top5 = scored(fit(train, best, _ROUNDS), held_out, world)
+        bar.update()
+    return {"probe_top1": top1, "probe_top5": top5, name: best}
+
+
+def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, float]:
+    """Collective: (top-1, top-5); ranks share the images."""
+    mine = held_out.share(world)
+    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    for x_BD, labels_BL in _chunks(mine):
+        sums += hits(probe.logits(x_BD), labels_BL.to(world.device))
+    top1, top5, images = world.sum(sums).tolist()
+    return top1 / images, top5 / images
+
+
+def fit_lbfgs(
+    train: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
+) -> Linear:
+    """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
+
+    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. Ranks
+    share the images and sum their gradients. Equal to scikit-learn's LogisticRegression with
+    C = 1 / (images x l2).
+    """
+    device, width = world.device, train.features_ND.shape[1]
+    params = torch.zeros(width + 1, num_classes, dtype=torch.float64, device=device)
+    params.requires_grad_()
+    mine, loss_of = train.share(world), _loss(train.labels_NL)
+    shift_D, unit_D = _plain(width, device)
+
+    def closure() -> Tensor:
+        total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
+        for x_BD, labels_BL in _chunks(mine):
+            logits_BK = x_BD.to(device).double() @ params[:-1] + params[-1]
+            loss = loss_of(logits_BK, labels_BL.to(device)) / len(train)
+            (slope,) = torch.autograd.grad(loss, params)
+            total += torch.cat([loss.detach().view(1), slope.flatten()])
+        world.sum(total)
+        decay = params.detach().clone()
+        decay[-1] = 0
+        params.grad = total[1:].view_as(params) + l2 * decay
+        return total[0] + l2 / 2 * decay.square().sum()
+
+    optimizer = torch.optim.LBFGS(
+        [params], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    optimizer.step(closure)
+    fitted = params.detach()
+    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D)
+
+
+def fit_sgd(
+    train: Features, num_classes: int, lr: float, world: World, epochs: int = 100, batch: int = 1024
+) -> Linear:
+    """SGD with momentum 0.9 and a cosine to zero on standardised features, no weight decay
+    (He et al. 2022, arXiv 2111.06377, appendix A.1, whose batch norm has no parameters either).
+
+    Every rank computes the same; `lr` is of a batch of 256.
+    """
+    device = world.device
+    mean_D = train.features_ND.double().mean(0).to(device)
+    scale_D = train.features_ND.double().std(0, correction=0).to(device).clamp_min(1e-6)
+    weight_DK = torch.zeros(len(mean_D), num_classes, dtype=torch.float64, device=device)
+    probe = Linear(weight_DK, weight_DK.new_zeros(num_classes), mean_D, scale_D)
+    params = [probe.weight_DK.requires_grad_(), probe.bias_K.requires_grad_()]
+    loss_of, rng = _loss(train.labels_NL), np.random.default_rng(_SEED)
+    batch = min(batch, len(train))
+    steps = epochs * (len(train) // batch)
+    optimizer = torch.optim.SGD(params, momentum=0.9)
+    order = np.empty(0, dtype=np.int64)
+    for step in range(steps):
+        if len(order) < batch:
+            order = rng.permutation(len(train))
+        rows, order = train.rows(order[:batch]), order[batch:]
+        peak = lr * batch / 256
+        optimizer.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        logits_BK = probe.logits(rows.features_ND)
+        (loss_of(logits_BK, rows.labels_NL.to(device)) / batch).backward()
+        optimizer.step()
+    weight_DK, bias_K = (param.detach() for param in params)
+    return Linear(weight_DK, bias_K, mean_D, scale_D)
+
+
+def one_hot(labels_BL: Tensor, num_classes: int) -> Tensor:
+    """(B, classes) float64: 1 for every label; -1 is none."""
+    filled = F.one_hot(labels_BL.where(labels_BL >= 0, num_classes), num_classes + 1)
+    return filled.amax(dim=1)[:, :num_classes].double()
+
+
+def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Summed over images: softmax for one label each, sigmoid for any number."""
+    if labels_NL.shape[1] == 1:
+        return lambda logits, labels: F.cross_entropy(logits, labels[:, 0], reduction="sum")
+    return lambda logits, labels: F.binary_cross_entropy_with_logits(
+        logits, one_hot(labels, logits.shape[1]), reduction="sum"
+    )
+
+
+def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
+    parts = features.features_ND.split(_ROWS), features.labels_NL.split(_ROWS)
+    return list(zip(*parts, strict=True))
+
+
+def _plain(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    zeros_D = torch.zeros(width, dtype=torch.float64, device=device)
+    return zeros_D, torch.ones_like(zeros_D)
+
+
+def _require_labels(train: Features, num_classes: int) -> None:
+    if len(train) < 2 * _HELD_OUT or int(train.labels_NL.max()) < 0:
+        raise UserError(
+            "--probe", f"{len(train)} training images", f"{2 * _HELD_OUT} or more with labels",
+            "name a larger set with data.train",
+        )  # fmt: skip
+    if train.labels_NL.shape[1] == 1 and int(train.labels_NL.min()) < 0:
+        raise UserError("--probe", "images without a label", "a label each", "set loss.kind")
+    assert int(train.labels_NL.max()) < num_classes

@@ -1,0 +1,107 @@
+"""ImageNet's sets of harder images in the folder layouts they come in, and its ReaL labels.
+
+`imagenet-a` (Hendrycks et al., arXiv 1907.07174), `imagenet-r` (arXiv 2006.16241) and
+`imagenet-sketch` (arXiv 1905.13549) are folders of classes named as in training; `imagenet-v2`
+(arXiv 1902.10811) names them by id. `real` (arXiv 2006.07159) is a JSON list of label lists in the
+order of the held-out files' numbers.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.data.classes import load_classes
+from supmim_scale.data.dataset import Dataset, open_dataset
+from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers.folder_reader import class_names
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.features import Features
+
+REAL = "real"
+SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", REAL)
+_SUBSETS = ("imagenet-a", "imagenet-r")  # scored among the classes they have
+_IMAGENET = "timm/imagenet_synsets"
+_NUMBER = re.compile(r"(\d{8})\.\w+$")  # ILSVRC2012_val_00000001.JPEG
+
+
+def open_set(kind: str, folder: Path, config: RunConfig) -> Dataset:
+    """A folder of class folders as a set. Raises `UserError` for a class the model has not."""
+    count = config.model.num_classes
+    names = tuple(map(str, range(count))) if kind == "imagenet-v2" else _classes(kind, config)
+    if not folder.is_dir():
+        raise UserError(f"--robustness {kind}", f"no folder {folder}", "a folder of class folders",
+                        "check the path")  # fmt: skip
+    index_dir = Path(config.input.index_dir) if config.input.index_dir else None
+    folder = folder.resolve()
+    return open_dataset(
+        folder.parent, folder.name, Layout(reader="folder", classes=names),
+        where=f"--robustness {kind}", index_dir=index_dir, num_classes=count,
+        workers=config.input.index_workers,
+    )  # fmt: skip
+
+
+def scored_classes(kind: str, labels_NL: Tensor, num_classes: int) -> Tensor:
+    """(classes,) bool: those that a prediction may choose: all, or for A and R the set's own."""
+    if kind not in _SUBSETS:
+        return torch.ones(num_classes, dtype=torch.bool)
+    allowed_K = torch.zeros(num_classes, dtype=torch.bool)
+    allowed_K[labels_NL[labels_NL >= 0].unique()] = True
+    return allowed_K
+
+
+def real_labels(path: Path, held_out: Dataset, features: Features, num_classes: int) -> Features:
+    """The held-out images with ReaL's labels in place of their own; those that it leaves empty are
+    left out. Raises `UserError` where list and set do not belong together."""
+    try:
+        given = json.loads(path.read_text())
+        lists = [[int(label) for label in row] for row in given]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"--robustness {REAL}", f"{path} ({error})", "a JSON list of label lists",
+                        "take real.json") from None  # fmt: skip
+    places = _numbers(held_out, features.ids_N)
+    if places.max(initial=0) >= len(lists) or max(map(max, filter(None, lists))) >= num_classes:
+        raise UserError(f"--robustness {REAL}", f"{len(lists)} lists, or labels beyond the "
+                        "head", "a list for each image of this set", "take real.json")  # fmt: skip
+    width = max(1, *(len(lists[place]) for place in places))
+    labels_NL = torch.full((len(places), width), -1)
+    for row, place in enumerate(places):
+        labels_NL[row, : len(lists[place])] = torch.tensor(lists[place], dtype=torch.long)
+    kept = np.flatnonzero((labels_NL[:, 0] >= 0).numpy())
+    return Features(features.ids_N, labels_NL, features.features_ND).rows(kept)
+
+
+def _numbers(held_out: Dataset, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of images in ReaL's list, from the numbers in their names."""
+    found = []
+    for sample in ids_N.tolist():
+        key = held_out.defect(sample, "").key
+        match = _NUMBER.search(key)
+        if match is None or match[1] == "00000000":
+            raise UserError(f"--robustness {REAL}", f"a held-out image named {key}",
+                            "names like ILSVRC2012_val_00000001.JPEG",
+                            "read the original folder: data.reader=folder")  # fmt: skip
+        found.append(int(match[1]) - 1)
+    return np.array(found, dtype=np.int64)
+
+
+def _classes(kind: str, config: RunConfig) -> tuple[str, ...]:
+    """Class names in the order of the head's outputs."""
+    data, count = config.data, config.model.num_classes
+    names: tuple[str, ...] = ()
+    if data.classes is not None:
+        names = load_classes(data.classes)
+    elif data.reader == "folder":
+        names = tuple(class_names(Path(config.input.root) / data.train))
+    if len(names) != count and count == 1000 and data.classes is None:
+        names = load_classes(_IMAGENET)
+    if len(names) != count:
+        raise UserError(f"--robustness {kind}", f"{len(names)} class names for a head of {count}",
+                        "the names in the order of the head's outputs",
+                        "set data.classes to timm/imagenet_synsets or a file")  # fmt: skip
+    return names

@@ -1,0 +1,100 @@
+"""Pictures of an evaluation: retrieved neighbours, reconstructions."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supmim_scale import assemble
+from supmim_scale.data.dataset import Dataset
+from supmim_scale.data.loader import evaluation_batches
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluate.knn import neighbours, relevant
+from supmim_scale.evaluate.subject import Subject
+from supmim_scale.inputs import view_settings
+from supmim_scale.models.masking import draw_masks
+from supmim_scale.models.targets import CodebookTarget, PatchTarget, PixelTarget, VqganTarget
+from supmim_scale.pictures import reconstruction_grid
+from supmim_scale.weights import read_weights
+
+_QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 3
+_GREEN, _RED, _WHITE = (0.1, 0.7, 0.2), (0.85, 0.1, 0.1), (1.0, 1.0, 1.0)
+
+
+def neighbour_sheet(
+    subject: Subject, sets: tuple[Dataset, Dataset], bank: Features, queries: Features
+) -> Tensor:
+    """(3, height, width) in [0, 1]: queries, spread over the set, each with its nearest of the
+    bank, framed green where they share a label and red where not. `sets`: the bank's and the
+    queries'."""
+    chosen = queries.rows(np.unique(np.linspace(0, len(queries) - 1, _QUERIES, dtype=np.int64)))
+    count = min(_NEIGHBOURS, len(bank))
+    _, near_QK = neighbours(chosen.features_ND, bank.features_ND, count)
+    shown = _images(subject, sets[0], bank.ids_N[near_QK.flatten().numpy()])
+    asked = _images(subject, sets[1], chosen.ids_N)
+    rows = []
+    for place, near_K in enumerate(near_QK):
+        good_1K = relevant(chosen.labels_NL[place : place + 1], bank.labels_NL[near_K])
+        frames = [_GREEN if good else _RED for good in good_1K[0].tolist()]
+        images = [asked[place], *shown[place * count : (place + 1) * count]]
+        framed = [_framed(i, c) for i, c in zip(images, [_WHITE, *frames], strict=True)]
+        rows.append(torch.cat(framed, dim=2))
+    return torch.cat(rows, dim=1)
+
+
+def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
+    """The reconstruction grid of held-out images by a run's whole weights.
+
+    Raises `UserError` for a subject without a decoder.
+    """
+    config = subject.config
+    if subject.run_dir is None or subject.weights is None or not config.mim.weight:
+        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
+                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+    model = assemble.joint_model(config, assemble.target_features(config)).eval()
+    given, _ = read_weights(subject.weights)
+    model.load_state_dict(given)
+    target, cpu = _target(subject), torch.device("cpu")
+    batches = evaluation_batches(
+        dataset, view_settings(config, cpu, decoder="cpu"), batch=_QUERIES, device=cpu,
+        ids=np.arange(min(_QUERIES, len(dataset))),
+    )  # fmt: skip
+    batch = next(iter(batches))
+    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    masks = draw_masks(spec, config.seed, batch.epochs_B, batch.ids_B)
+    images_BCHW = batch.images_BCHW
+    classes_BK = torch.zeros(len(images_BCHW), config.model.num_classes)
+    with torch.no_grad():
+        output = model(images_BCHW, classes_BK, masks, target(images_BCHW))
+    return reconstruction_grid(
+        images_BCHW, masks, output, target, config.data.mean, config.data.std
+    )
+
+
+def _target(subject: Subject) -> PatchTarget:
+    """The run's reconstruction target, from its folder."""
+    config, shape = subject.config, assemble.encoder_geometry(subject.config)
+    assert subject.run_dir is not None
+    if config.mim.target == "pixel":
+        return PixelTarget(shape.patch_size)
+    if config.mim.target == "vqgan":
+        assert config.mim.vqgan is not None
+        return VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
+    return CodebookTarget.load(subject.run_dir / "codebook.safetensors", shape.patch_size)
+
+
+def _images(subject: Subject, dataset: Dataset, ids: NDArray[np.int64]) -> Tensor:
+    """(B, 3, H, W) in [0, 1]."""
+    data, cpu = subject.config.data, torch.device("cpu")
+    settings = view_settings(subject.config, cpu, decoder="cpu")
+    batches = evaluation_batches(dataset, settings, batch=_QUERIES, device=cpu, ids=ids)
+    images_BCHW = torch.cat([batch.images_BCHW for batch in batches])
+    return (images_BCHW * data.std + data.mean).clamp(0, 1)
+
+
+def _framed(image_CHW: Tensor, colour: tuple[float, float, float]) -> Tensor:
+    side = image_CHW.shape[1] + 2 * _FRAME
+    framed = torch.tensor(colour).view(3, 1, 1).repeat(1, side, side)
+    framed[:, _FRAME:-_FRAME, _FRAME:-_FRAME] = image_CHW
+    return framed

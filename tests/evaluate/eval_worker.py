@@ -1,0 +1,34 @@
+"""Started under torchrun by tests: one evaluation a set, written by rank 0.
+
+torchrun --nproc-per-node 3 tests/evaluate/eval_worker.py RUN OUT MASKS VAL ...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from supmim_scale.engine import join_world, leave_world
+from supmim_scale.evaluate.knn import KnnSettings
+from supmim_scale.evaluate.measure import Wanted, measure
+from supmim_scale.evaluate.segment import SegmentSettings
+from supmim_scale.evaluate.subject import open_subject
+
+
+def rows(run_dir, out, masks, sets, world):
+    """Figures of each set, without features kept from another number of ranks."""
+    found = []
+    for number, name in enumerate(sets):
+        subject = open_subject(run_dir, None, None, [f"data.val={name}"])
+        folder = Path(out) / f"{world.world_size}-{number}"
+        segment = SegmentSettings(Path(masks), steps=3, batch=4, classes=3)
+        wanted = Wanted(KnnSettings(5), "lbfgs", True, True, segment=segment, out=folder)
+        found.append(measure(subject, wanted, world))
+    return found
+
+
+if __name__ == "__main__":
+    here = join_world()
+    figures = rows(sys.argv[1], *sys.argv[2:4], sys.argv[4:], here)
+    if here.is_main:
+        (Path(sys.argv[2]) / f"{here.world_size}.json").write_text(json.dumps(figures))
+    leave_world(here)

@@ -1,0 +1,74 @@
+"""k-NN and retrieval beside scikit-learn, which uses none of our code."""
+
+import numpy as np
+import pytest
+import torch
+from eval_fixture import ALONE, features_of
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.classify import ranked
+from supmim_scale.evaluate.knn import KnnSettings, knn_figures, neighbours, vote
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])
+def test_the_neighbours_are_scikit_learns_whatever_the_chunk(chunk):
+    bank, queries = features_of(300, seed=0), features_of(41, seed=1)
+    reference = NearestNeighbors(n_neighbors=20, metric="cosine", algorithm="brute")
+    reference.fit(bank.features_ND.double().numpy())
+    distances, places = reference.kneighbors(queries.features_ND.double().numpy())
+    similar_QK, places_QK = neighbours(queries.features_ND, bank.features_ND, 20, chunk)
+    assert np.array_equal(places_QK.numpy(), places)
+    assert np.abs(1 - similar_QK.numpy() - distances).max() < 1e-10
+
+
+def test_equal_neighbours_stand_in_the_order_of_the_bank():
+    row = torch.randn(1, 8)
+    bank_ND = torch.cat([-row, 3 * row, 0.1 * row, torch.randn(5, 8), 7 * row])
+    _, places_QK = neighbours(2 * row, bank_ND, 3)
+    assert places_QK.tolist() == [[1, 2, 8]]
+
+
+@pytest.mark.parametrize("k", [1, 10, 20])
+@pytest.mark.parametrize("temperature", [None, 0.07])
+def test_votes_choose_scikit_learns_classes(k, temperature):
+    bank, queries = features_of(300, seed=2, spread=0.5), features_of(50, seed=3, spread=0.5)
+    weights = "uniform" if temperature is None else (lambda d: np.exp((1 - d) / temperature))
+    reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
+    reference.fit(bank.features_ND.double().numpy(), bank.labels_NL[:, 0].numpy())
+    shares = reference.predict_proba(queries.features_ND.double().numpy())
+    similar_QK, places_QK = neighbours(queries.features_ND, bank.features_ND, k)
+    votes_QC = vote(similar_QK, bank.labels_NL[places_QK], 4, temperature)
+    ours = votes_QC / votes_QC.sum(1, keepdim=True)
+    assert np.abs(ours.numpy() - shares).max() < 1e-6
+    chosen_Q = reference.predict(queries.features_ND.double().numpy())
+    assert np.array_equal(ranked(votes_QC, 1)[:, 0].numpy(), chosen_Q)
+    row = knn_figures(bank, queries, 4, KnnSettings(k), ALONE)
+    name = "knn_top1" if temperature else f"knn_plain{k}_top1"
+    if name in row:
+        assert row[name] == (chosen_Q == queries.labels_NL[:, 0].numpy()).mean()
+
+
+def test_retrievals_map_is_scikit_learns_average_precision():
+    bank, queries = features_of(200, seed=4), features_of(30, seed=5)
+    row = knn_figures(bank, queries, 4, KnnSettings(), ALONE)
+    unit = [torch.nn.functional.normalize(f.features_ND.double(), dim=1) for f in (bank, queries)]
+    scores = (unit[1] @ unit[0].T).numpy()
+    same = queries.labels_NL.numpy() == bank.labels_NL.numpy().T
+    expected = np.mean([average_precision_score(s, v) for s, v in zip(same, scores, strict=True)])
+    assert row["retrieval_map"] == pytest.approx(expected, abs=1e-6)
+    first = np.take_along_axis(same, np.argsort(-scores, axis=1), 1)
+    for k in (1, 5, 10):
+        assert row[f"recall_at_{k}"] == first[:, :k].any(1).mean()
+
+
+def test_an_image_of_several_labels_is_relevant_by_any():
+    bank, queries = features_of(60, seed=6, labels=2), features_of(9, seed=7, labels=3)
+    row = knn_figures(bank, queries, 4, KnnSettings(5), ALONE)
+    assert 0 < row["knn_top1"] <= row["knn_top5"] <= 1
+
+
+def test_a_bank_smaller_than_k_is_refused():
+    with pytest.raises(UserError, match="--knn-k"):
+        neighbours(torch.randn(2, 4), torch.randn(3, 4), 4)

@@ -1,0 +1,80 @@
+"""The linear probes and few-shot beside scikit-learn."""
+
+import warnings
+
+import numpy as np
+import pytest
+from eval_fixture import ALONE, features_of
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.few_shot import draw_shots, few_shot_figures, fit_ridge
+from supmim_scale.evaluate.probe import fit_lbfgs, fit_sgd, one_hot, probe_figures, scored
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_the_probe_is_scikit_learns_logistic_regression(l2):
+    train, held_out = features_of(200, seed=0), features_of(60, seed=1)
+    x, y = train.features_ND.double().numpy(), train.labels_NL[:, 0].numpy()
+    reference = LogisticRegression(C=1 / (len(x) * l2), solver="newton-cg", tol=1e-12)
+    with warnings.catch_warnings():  # at this tolerance its line search may say that it is done
+        warnings.simplefilter("ignore")
+        reference.fit(x, y)
+    probe = fit_lbfgs(train, 4, l2, ALONE)
+    ours = probe.logits(held_out.features_ND).softmax(1).numpy()
+    theirs = reference.predict_proba(held_out.features_ND.double().numpy())
+    assert np.abs(ours - theirs).max() < 1e-6
+    top1, _ = scored(probe, held_out, ALONE)
+    right = (
+        reference.predict(held_out.features_ND.double().numpy()) == held_out.labels_NL[:, 0].numpy()
+    )
+    assert top1 == right.mean()
+
+
+def test_the_probe_of_several_labels_is_a_regression_a_class():
+    train = features_of(150, seed=2, labels=2)
+    probe = fit_lbfgs(train, 4, 1e-2, ALONE)
+    truth = one_hot(train.labels_NL, 4).numpy()
+    x = train.features_ND.double().numpy()
+    ours = probe.logits(train.features_ND).sigmoid().numpy()
+    for k in range(4):
+        reference = LogisticRegression(C=1 / (len(x) * 1e-2), solver="newton-cg", tol=1e-12)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reference.fit(x, truth[:, k])
+        assert np.abs(ours[:, k] - reference.predict_proba(x)[:, 1]).max() < 1e-6
+
+
+def test_sgd_learns_what_can_be_learned_and_the_sweep_says_its_choice():
+    train, held_out = features_of(200, seed=3, spread=3), features_of(60, seed=4, spread=3)
+    assert scored(fit_sgd(train, 4, 0.1, ALONE, epochs=20, batch=32), held_out, ALONE)[0] > 0.95
+    row = probe_figures(train, held_out, 4, "lbfgs", ALONE)
+    assert row["probe_top1"] > 0.95
+    assert row["probe_l2"] in (1e-1, 1e-2, 1e-3)
+
+
+def test_few_shot_is_ridge_regression_in_both_spaces():
+    for count in (8, 40):  # fewer images than the 12 features, and more
+        train = features_of(count, seed=5)
+        ours = fit_ridge(train, 4, 1.0, ALONE.device)
+        x = train.features_ND.double().numpy()
+        reference = Ridge(alpha=1.0).fit(x, 2 * one_hot(train.labels_NL, 4).numpy() - 1)
+        assert np.abs(ours.logits(train.features_ND).numpy() - reference.predict(x)).max() < 1e-6
+
+
+def test_shots_are_drawn_a_class_and_what_a_class_cannot_give_is_left_out():
+    train = features_of(60, seed=6, spread=3)
+    places = draw_shots(train.labels_NL, 5, seed=0)
+    assert np.bincount(train.labels_NL[places, 0]).tolist() == [5] * 4
+    assert len(np.unique(places)) == 20
+    few = train.rows(places[:17])
+    row = few_shot_figures(few, train, 4, ALONE)
+    assert set(row) == {"few_shot1_top1", "few_shot1_std"}
+    assert few_shot_figures(train, train, 4, ALONE)["few_shot10_top1"] > 0.9
+
+
+def test_a_set_too_small_for_a_probe_is_refused():
+    with pytest.raises(UserError, match="--probe"):
+        probe_figures(features_of(19, seed=7), features_of(5, seed=8), 4, "lbfgs", ALONE)

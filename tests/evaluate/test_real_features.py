@@ -1,0 +1,94 @@
+"""Figures of real images' features beside scikit-learn, from the model to the last digit."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from eval_fixture import write_run
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from supmim_scale.data.dataset import open_dataset
+from supmim_scale.data.loader import evaluation_batches
+from supmim_scale.data.readers import Layout
+from supmim_scale.data.shards import write_shard
+from supmim_scale.errors import UserError
+from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.models import pretrained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_knn_and_probe_of_real_features_are_scikit_learns(run_dir, cli, monkeypatch):
+    # The training set is the held-out one of a second call, so that its features are kept too.
+    monkeypatch.setattr("supmim_scale.evaluate.probe.L2", (0.01,))
+    _, row, _ = cli("eval", run_dir, "--knn", "--probe")
+    cli("eval", run_dir, "--knn", "data.train=val", "data.val=train")
+    bank, queries = sorted(
+        (load_file(path) for path in (run_dir / "eval").glob("features-*")),
+        key=lambda kept: -len(kept["ids"]),
+    )
+    x, y = (bank[name].double().numpy() for name in ("features", "labels"))
+    asked, truth = (queries[name].double().numpy() for name in ("features", "labels"))
+    voting = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+    ).fit(x, y[:, 0])
+    assert row["knn_top1"] == (voting.predict(asked) == truth[:, 0]).mean()
+    linear = LogisticRegression(C=1 / (len(x) * row["probe_l2"]), max_iter=10_000, tol=1e-10)
+    assert row["probe_top1"] == (linear.fit(x, y[:, 0]).predict(asked) == truth[:, 0]).mean()
+
+
+def test_several_labels_an_image_have_a_mean_average_precision(shards, tmp_path, cli):
+    held_out = open_dataset(shards, "val", Layout())
+    (tmp_path / "val").mkdir()
+    labels = [[i % 5, i % 7 + 5] for i in range(33)]
+    write_shard(tmp_path / "val/x.tar", (
+        (f"{i}", held_out.read(i).tobytes(), "jpg", " ".join(map(str, labels[i])))
+        for i in range(33)))  # fmt: skip
+    run_dir = write_run(tmp_path / "run", "loss.kind=sigmoid", f"input.root={tmp_path}")
+    code, row, _ = cli("eval", run_dir)
+    assert code == 0
+    subject = open_subject(str(run_dir), None, None, [])
+    cpu = torch.device("cpu")
+    batches = evaluation_batches(
+        open_dataset(tmp_path, "val", Layout()), subject.view_settings(cpu), batch=33, device=cpu
+    )
+    with torch.no_grad():
+        (scores,) = (subject.encoder.eval()(batch.images_BCHW) for batch in batches)
+    truth = np.zeros((33, 16))
+    for i, ids in enumerate(labels):
+        truth[i, ids] = 1
+    expected = average_precision_score(truth[:, :12], scores[:, :12].numpy(), average="macro")
+    assert row["map"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_name_is_opened_by_timm_and_what_it_cannot_have_is_one_line(
+    shards, tmp_path, cli, refused, monkeypatch
+):
+    """Without a network: what timm would fetch is put in its place."""
+    create = timm.create_model
+
+    def fetch(name, pretrained=False, **options):
+        assert pretrained
+        return create(name, patch_size=32, **options)
+
+    monkeypatch.setattr(pretrained.timm, "create_model", fetch)
+    monkeypatch.chdir(tmp_path)
+    code, row, _ = cli("eval", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", f"input.root={shards}",
+                       "data.val=val/val-000001.tar", "model.image_size=64")  # fmt: skip
+    assert code == 0
+    assert (row["images"], row["mean"], row["interpolation"]) == (1, [0.5] * 3, "bicubic")
+    (kept,) = (tmp_path / "evals").iterdir()
+    assert json.loads((kept / "eval.json").read_text()) == row
+
+    def unreachable(name, **_):
+        raise OSError("no route\nto the hub")
+
+    monkeypatch.setattr(pretrained.timm, "create_model", unreachable)
+    refused(["eval", "vit_tiny_patch16_224"], "no route to the hub")
+    with pytest.raises(UserError, match="no route"):
+        pretrained.open_named("vit_tiny_patch16_224")
