@@ -156,5 +156,7 @@ def _ranking(queries_QD: Tensor, unit_bank_ND: Tensor, count: int) -> tuple[Tens
     places_N = torch.arange(len(unit_bank_ND), device=similar_QN.device)
     levels_QN = (similar_QN.clamp(-1, 1) * 2**_LEVELS).round().long()
     # One whole number a pair, whose order is that of similarity, then of the place in the bank.
-    keys_QK = ((levels_QN << _PLACES) + (_LAST - places_N)).topk(count, dim=1).values
+    keys_QN = (levels_QN << _PLACES) + (_LAST - places_N)
+    whole = count == len(unit_bank_ND)
+    keys_QK = (keys_QN.sort(1, descending=True) if whole else keys_QN.topk(count, dim=1)).values
     return (keys_QK >> _PLACES).double() / 2**_LEVELS, _LAST - (keys_QK & _LAST)
