@@ -106,7 +106,7 @@ def hand_step(config: RunConfig, world: World, *, drops: bool) -> Step:
     groups = param_groups_weight_decay(model, config.optim.weight_decay, TOKENS)
     optimizer = torch.optim.AdamW(
         groups, lr=LR, betas=(config.optim.beta1, config.optim.beta2), eps=config.optim.eps,
-        fused=torch.cuda.is_available(),
+        fused=True,
     )  # fmt: skip
     module: nn.Module = DistributedDataParallel(model) if world.world_size > 1 else model
     masks = batch.masks
