@@ -146,7 +146,7 @@ def timeline(axes: Axes, row: Row) -> None:
     axes.set_ylabel("MiB alive")
     axes.set_title(
         f"{row['model']}, batch {row['micro_batch']}, {row['layout']}\n{row['engine']}, recompute "
-        f"{row['policy']}, {row['precision']}, {row['world_size']} ranks", loc="left", fontsize=9,
+        f"{row['policy']}, {row['precision']}, {row['world_size']} rank{'s' if row['world_size'] > 1 else ''}", loc="left", fontsize=9,
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
 
