@@ -144,9 +144,10 @@ def timeline(axes: Axes, row: Row) -> None:
     axes.set_xlim(x[0], x[-1])
     axes.set_xlabel("operation of the step")
     axes.set_ylabel("MiB alive")
+    ranks = f"{row['world_size']} ranks" if row["world_size"] > 1 else "one process"
     axes.set_title(
         f"{row['model']}, batch {row['micro_batch']}, {row['layout']}\n{row['engine']}, recompute "
-        f"{row['policy']}, {row['precision']}, {row['world_size']} ranks", loc="left", fontsize=9,
+        f"{row['policy']}, {row['precision']}, {ranks}", loc="left", fontsize=9,
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
 

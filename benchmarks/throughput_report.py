@@ -229,7 +229,7 @@ def splits(axes: Axes, rows: list[Row]) -> None:
 def ratios(axes: Axes, rows: list[Row]) -> None:
     """Each pair's rounds, its median and interval, and the bound."""
     axes.set_title("Ratios of steps that take turns", loc="left")
-    axes.set_xlabel("ratio: every round, median with 95 % interval, bound")
+    axes.set_xlabel("every round, median and 95 % interval, bound")
     _bare(axes, rows)
     for place, row in enumerate(rows):
         axes.plot(row["round_ratios"], [place] * len(row["round_ratios"]), "o", color="#999999",
