@@ -281,7 +281,9 @@ def stall(folder: Path, model: str) -> Row:
     ])  # fmt: skip
     world = join_world()
     engine = build_engine(
-        assemble.joint_model(config, 1024), engine_settings(config, 1, 1, "fp32"), world
+        assemble.joint_model(config, 1024),
+        engine_settings(config, 1, 1, "fp32", world.device),
+        world,
     )
     times: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(6):

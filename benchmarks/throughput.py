@@ -1,297 +1,258 @@
 #!/usr/bin/env python3
-"""Images/s, step time, peak memory and MFU of the joint training step, against plain PyTorch.
+"""Images/s, step time, memory, FLOP/s and MFU of the joint training step, beside its baselines.
 
     python benchmarks/throughput.py                          small models, made for a CPU
     python benchmarks/throughput.py --models vit_l16 --micro-batch 64 --stages 1 3
+    python benchmarks/throughput.py --micro-batch auto --ranks 1 --stages 1 3
+    python benchmarks/throughput.py --vary engine.checkpoint_every_k=2,4 --policies every_k
+    python benchmarks/throughput.py --paired                 ratios, trusted on a noisy machine too
 
-Every row is a fresh set of processes on the same batch and seed, so `loss` must agree between
-the rows of a model and layout; the baseline row is the same model in a plain PyTorch loop (one
-process, all threads, no recomputation). Rows go to a JSON-lines file, a table to the terminal.
+A row is a fresh set of processes on the same batch and seed. Rows of one model, objective and
+batch must have the same loss as the first of them after the same number of steps: a faster step
+that learns something else is an error. Beside ours run plain PyTorch by hand, plain PyTorch with
+two whole forwards (DDP), timm's own step, and classification alone (`baselines.py`). `--paired`
+runs two steps in one process that take turns, and says PASS or FAIL against the bound that is
+stated for the device (`paired.py`). Rows go to a JSON-lines file; throughput_report.py makes a
+page and a picture of them.
 """
 
 import argparse
+import itertools
 import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from baselines import BASELINES, baseline_step, ranks_of
+from measuring import matmul_roof, memory, one_profiled_step, planned, speed, time_steps
+from paired import LOSS_TOLERANCE, PAIRS, measure_pair
+from probing import largest_micro_batch
+from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
+from steps import CLASSIFICATION, our_step, recipe_of, require_runnable, require_varied
+from throughput_report import line_of, pair_table, table
 
-from supmim_scale import assemble
-from supmim_scale.config import RunConfig, digest, load_config
-from supmim_scale.config.checks import accumulation_steps
-from supmim_scale.engine import World, build_engine, join_world, leave_world
+from supmim_scale.config import digest
+from supmim_scale.engine import World
 from supmim_scale.engine.base import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.flops import PEAK_BF16_FLOPS, StepFlops, step_flops
-from supmim_scale.models.losses import class_targets
-from supmim_scale.models.masking import draw_masks
-from supmim_scale.provenance import device_name, peak_memory_bytes, provenance
-from supmim_scale.run import engine_settings
-from supmim_scale.units import gib, si
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
-CODES = 1024
-LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative, after all steps
-CLASSES = 1000
+GROUP = ("model", "layout", "image_size", "precision", "global_batch")  # what shares a loss
 
 
 def main() -> int:
-    """Measure every combination and print the table."""
+    """Measure everything asked for and print the tables."""
     arguments = parse_arguments()
     if arguments.worker:
-        return worker(json.loads(arguments.worker), Path(arguments.out))
-    jobs = [
-        {"model": model, "layout": layout, "stage": stage, "policy": policy}
-        for model in arguments.models
-        for layout in arguments.layouts
-        for stage, policy in [(None, "none")]
-        + [(stage, policy) for stage in arguments.stages for policy in arguments.policies]
-    ]
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("image_size", "micro_batch", "ranks", "warmup", "steps", "precision")
-    }
-    rows: list[dict[str, Any]] = []
+        job = json.loads(arguments.worker)
+        return work(job, arguments.out, TASKS[job["task"]])
+    try:
+        jobs = pair_jobs(arguments) if arguments.paired is not None else row_jobs(arguments)
+        for job in jobs:
+            require_runnable({**job, "micro_batch": job["micro_batch"] or 1})
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    rows: list[Row] = []
     for number, job in enumerate(jobs, start=1):
         started = time.time()
-        row = launch({**job, **shared}) | {"ratio_to_plain": None}
-        baseline = next((r for r in rows if same_model(r, row) and r["engine"] == "plain"), None)
-        if baseline and "images_per_s" in row and "images_per_s" in baseline:
-            compare(row, baseline)
+        row = measured(job)
+        if job["task"] == "row":
+            guard(row, rows)
         rows.append(row)
-        print(f"[{number}/{len(jobs)}, {time.time() - started:.0f} s] {name_of(row)}", flush=True)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with open(arguments.out, "a") as file:
-            file.write(json.dumps(row) + "\n")
-    print(table(rows))
-    return 0 if all("images_per_s" in row for row in rows) else 1
-
-
-def compare(row: dict[str, Any], baseline: dict[str, Any]) -> None:
-    """Add the speed ratio; a row that learned something else is no measurement of speed."""
-    gap = abs(row["loss"] - baseline["loss"]) / abs(baseline["loss"])
-    if gap > LOSS_TOLERANCE[row["precision"]]:
-        row["error"] = f"loss {row['loss']:.6f} where plain PyTorch has {baseline['loss']:.6f}"
-        del row["images_per_s"]
-    else:
-        row["ratio_to_plain"] = row["images_per_s"] / baseline["images_per_s"]
+        append(arguments.out, row)
+        print(f"[{number}/{len(jobs)}, {time.time() - started:.0f} s] {line_of(row)}", flush=True)
+    print(pair_table(rows) if arguments.paired is not None else table(rows))
+    return 0 if all("error" not in row and row.get("verdict") != "FAIL" for row in rows) else 1
 
 
 def parse_arguments() -> argparse.Namespace:
     """Flags; the defaults fit the machine."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--models", nargs="+", default=["vit_l16" if gpus else "vit_ti16"])
-    parser.add_argument("--layouts", nargs="+", default=["clean_and_masked"])
-    parser.add_argument("--stages", nargs="+", type=int, default=[1, 3], help="ZeRO stages")
-    parser.add_argument("--policies", nargs="+", default=["none", "full", "selective"])
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
-    parser.add_argument("--image-size", type=int, default=224 if gpus else 112)
-    parser.add_argument("--micro-batch", type=int, default=64 if gpus else 8, help="a rank")
-    parser.add_argument("--ranks", type=int, default=gpus or 2)
-    parser.add_argument("--warmup", type=int, default=3, help="steps before measuring")
-    parser.add_argument("--steps", type=int, default=10, help="steps measured")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON-lines file to append to")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add(
+        "--models",
+        nargs="+",
+        default=["vit_l16" if gpus else "vit_ti16"],
+        help="names, or NAME,key=value with keys of a recipe's model section",
+    )
+    add("--layouts", nargs="+", default=["clean_and_masked"], help="or classification")
+    add("--stages", nargs="*", type=int, help="ZeRO stages; of --paired, 0 is plain PyTorch")
+    add("--policies", nargs="+", help="activation checkpointing; default: all, none if --paired")
+    add("--precision", nargs="+", default=["auto"], choices=["auto", "fp32", "bf16"])
+    add(
+        "--vary",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE[,VALUE]",
+        help="rows for every value of keys of a recipe's engine or input section",
+    )
+    add(
+        "--baselines",
+        nargs="*",
+        choices=list(BASELINES),
+        default=[name for name in BASELINES if gpus or name != "timm_compiled"],
+        help="default: all, but timm_compiled on a GPU alone: a CPU compiles for a minute",
+    )
+    add("--image-size", type=int, default=224 if gpus else 112)
+    add(
+        "--micro-batch",
+        nargs="+",
+        type=batch_of,
+        default=[64 if gpus else 8],
+        help="images a rank; auto: the largest, by probing",
+    )
+    add("--ranks", type=int, default=gpus or 2)
+    add("--warmup", type=int, default=3, help="steps before measuring")
+    add("--steps", type=int, help="steps measured; default 10, of --paired 1 a turn")
+    add("--paired", nargs="*", choices=list(PAIRS), help="pairs that take turns; default: all")
+    add("--rounds", type=int, default=12, help="of --paired")
+    add("--profile", type=Path, help="folder for a trace and a table of kernels of every row")
+    add("--out", type=Path, default=RESULTS, help="JSON-lines file to append to")
+    add_worker_flag(parser)
     return parser.parse_args()
 
 
-def launch(job: dict[str, Any]) -> dict[str, Any]:
-    """One row, measured in processes of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "row.json"
-        ranks = 1 if job["stage"] is None else job["ranks"]
-        environment = dict(os.environ)
-        if not torch.cuda.is_available():
-            cores = len(os.sched_getaffinity(0))
-            environment["OMP_NUM_THREADS"] = str(max(1, cores // ranks))
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", __file__, "--worker", json.dumps(job), "--out", str(out),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if not out.exists():
-            lines = [
-                line for line in done.stderr.splitlines() if "Error" in line or "error:" in line
-            ]
-            return {**describe(job), "error": (lines or ["no output"])[0][:300]}
-        return json.loads(out.read_text())  # type: ignore[no-any-return]
+def batch_of(word: str) -> int | None:
+    """A micro-batch; None: to be probed."""
+    return None if word == "auto" else int(word)
 
 
-def worker(job: dict[str, Any], out: Path) -> int:
-    """Collective: measure one row; rank 0 writes it."""
-    try:
-        config = job_config(job)
-        world = join_world()
-        row = measure(job, config, world)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    if world.is_main:
-        out.write_text(json.dumps(row))
-    leave_world(world)
-    return 0
-
-
-def job_config(job: dict[str, Any]) -> RunConfig:
-    """The smoke recipe with the job's model at its own size."""
-    ranks = job["ranks"]
-    engine = (
-        ["engine.kind=plain"]
-        if job["stage"] is None
-        else ["engine.kind=deepspeed", f"engine.ds_config=zero{job['stage']}"]
+def row_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """What is measured, the plain engine first: its loss is what the others' must be."""
+    stages = [1, 3] if arguments.stages is None else arguments.stages
+    policies = arguments.policies or ["none", "full", "selective"]
+    varied = require_varied(arguments.vary)
+    sharded = [
+        {"stage": stage, "policy": policy, "overrides": overrides, "baseline": None}
+        for stage in stages for policy in policies for overrides in varied
+    ]  # fmt: skip
+    alone = {"stage": None, "policy": "none", "overrides": []}
+    cases: list[Job] = [
+        {"layout": layout, **case}
+        for layout in arguments.layouts
+        for case in ({**alone, "baseline": None}, *sharded)
+    ]
+    theirs = [{"layout": BASELINES[name][0], **alone, "baseline": name}
+              for name in arguments.baselines]  # fmt: skip
+    is_compared = any(job["layout"] == CLASSIFICATION for job in theirs)
+    if is_compared and CLASSIFICATION not in arguments.layouts:
+        cases.append({"layout": CLASSIFICATION, **alone, "baseline": None})
+    combined = itertools.product(
+        arguments.models, arguments.precision, arguments.micro_batch, [*cases, *theirs]
     )
-    own_size = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
-    return load_config(
-        "smoke",
-        [
-            *engine, *own_size, "model.decoder_width=null", f"model.name={job['model']}",
-            f"model.image_size={job['image_size']}", f"model.num_classes={CLASSES}",
-            f"mim.layout={job['layout']}", f"mim.codebook_size={CODES}",
-            f"engine.activation_checkpointing={job['policy']}",
-            f"engine.precision={job['precision']}", "engine.micro_batch=null",
-            "optim.lr=1e-4", f"optim.global_batch={job['micro_batch'] * ranks}",
-        ],
+    return [
+        {"task": "row", "model": model, "precision": precision, "micro_batch": micro, **case,
+         **shared(arguments, steps=10)}
+        for model, precision, micro, case in combined
+    ]  # fmt: skip
+
+
+def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Pairs in one process each; compiling ones and sharded ones on a GPU alone, unless named."""
+    stages = ([1] if gpu_count() else [0]) if arguments.stages is None else arguments.stages
+    usual = [name for name, pair in PAIRS.items() if gpu_count() or pair.bound_cpu or name in
+             ("timm", "two_forwards")]  # fmt: skip
+    combined = itertools.product(
+        arguments.models, arguments.precision, arguments.micro_batch, stages,
+        arguments.policies or ["none"], require_varied(arguments.vary), arguments.paired or usual,
     )  # fmt: skip
+    return [
+        {"task": "pair", "pair": pair, "model": model, "precision": precision,
+         "micro_batch": micro, "stage": stage or None, "policy": policy, "overrides": overrides,
+         "layout": "clean_and_masked", "rounds": arguments.rounds,
+         **shared(arguments, steps=1), "ranks": 1}
+        for model, precision, micro, stage, policy, overrides, pair in combined
+    ]  # fmt: skip
 
 
-def measure(job: dict[str, Any], config: RunConfig, world: World) -> dict[str, Any]:
-    """Collective: time the steps of one engine on a fixed batch."""
-    precision = resolve_precision(config.engine.precision, world.device)
-    micro, accumulation = accumulation_steps(config, world.world_size)
-    engine = build_engine(
-        assemble.joint_model(config, CODES),
-        engine_settings(config, micro, accumulation, precision),
-        world,
-    )
-    arguments = fixed_batch(config, world, micro)
-    times, loss = [], torch.zeros(())
-    for step in range(job["warmup"] + job["steps"]):
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
-        world.barrier()
-        started = time.perf_counter()
-        loss = engine.forward_backward(*arguments).loss.detach()
-        engine.apply(config.optim.lr)
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
-        world.barrier()
-        if step >= job["warmup"]:
-            times.append(time.perf_counter() - started)
-    mean_loss = world.sum(loss.double()).item() / world.world_size
-    shape = assemble.joint_shape(config, CODES)
-    flops = step_flops(shape, job["policy"], config.engine.checkpoint_every_k)
-    peak = world.max(torch.tensor([float(peak_memory_bytes())], device=world.device)).item()
+def shared(arguments: argparse.Namespace, steps: int) -> Job:
+    """What all jobs of a call have in common."""
     return {
-        **describe(job),
+        "image_size": arguments.image_size,
+        "ranks": arguments.ranks,
+        "warmup": arguments.warmup,
+        "steps": arguments.steps or steps,
+        "profile": str(arguments.profile) if arguments.profile else None,
+    }
+
+
+def measured(job: Job) -> Row:
+    """A job's row, from processes of its own; where the batch is open, it is probed first."""
+    ranks = ranks_of(job)
+    names = ("model", "layout", "policy", "image_size", "overrides", "pair")
+    named = {name: job[name] for name in names if name in job}
+    named |= {"kind": job["task"], "engine": engine_of(job)}
+    if job["micro_batch"] is None:
+        probed = launch(__file__, {**job, "task": "probe", "micro_batch": 1}, ranks)
+        if "error" in probed:
+            return named | probed
+        job = {**job, "micro_batch": probed["micro_batch"]}
+        named |= probed
+    return named | launch(__file__, job, ranks)
+
+
+def engine_of(job: Job) -> str:
+    """Who runs the step."""
+    return job.get("baseline") or (f"zero{job['stage']}" if job["stage"] else "plain")
+
+
+def measure_row(job: Job, world: World) -> Row:
+    """Collective: time the steps of one engine, or baseline, on a fixed batch."""
+    config = recipe_of(job)
+    precision = resolve_precision(config.engine.precision, world.device)
+    baseline = job["baseline"]
+    step = baseline_step(baseline, config, world) if baseline else our_step(config, world)
+    timed = time_steps(step, world, job["warmup"], job["steps"])
+    peaks = memory(world)
+    name = "_".join(str(job[key]) for key in ("model", "layout", "policy", "micro_batch"))
+    folder = Path(job["profile"]) / f"{name}_{engine_of(job)}" if job["profile"] else None
+    profiled = one_profiled_step(step, folder if world.is_main else None)
+    roof = matmul_roof(world, precision)
+    rates = speed(timed, step, world, precision, roof)
+    return {
+        "micro_batch": job["micro_batch"],
         "precision": precision,
         "world_size": world.world_size,
-        "global_batch": config.optim.global_batch,
+        "global_batch": step.images,
         "threads_per_rank": torch.get_num_threads(),
-        **speed(times, config.optim.global_batch, world.world_size, flops, precision),
-        "peak_memory_bytes": peak,
-        "train_flops_per_image": flops.model,
-        "hardware_flops_per_image": flops.hardware,
-        "loss": mean_loss,
+        **timed,
+        **rates,
+        **planned(config, world, None if baseline else rates["images_per_s"]),
+        **peaks,
+        **profiled,
         "digest": digest(config),
-        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **provenance(),
+        **origin(),
     }
 
 
-def speed(
-    times: list[float], global_batch: int, ranks: int, flops: StepFlops, precision: str
-) -> dict[str, Any]:
-    """Rates from step times; MFU is null with a reason where the peak is unknown."""
-    median = statistics.median(times)
-    rate = global_batch / median
-    peak = PEAK_BF16_FLOPS.get(device_name()) if precision == "bf16" else None
-    reason = None if peak else f"no sourced {precision} peak for {device_name()}"
-    return {
-        "steps_measured": len(times),
-        "images_per_s": rate,
-        "images_per_s_per_rank": rate / ranks,
-        "step_time_median_s": median,
-        "step_time_p95_s": float(np.percentile(times, 95)),
-        "achieved_flops_per_s": rate * flops.model,
-        "mfu": rate * flops.model / (ranks * peak) if peak else None,
-        "hfu": rate * flops.hardware / (ranks * peak) if peak else None,
-        "mfu_reason": reason,
-    }
+def guard(row: Row, before: list[Row]) -> None:
+    """Compare with the first row that learns the same; one that learned something else is no
+    measurement of speed."""
+    row |= {"loss_reference": None, "loss_gap": None, "ratio_to_plain": None}
+    if "error" in row:
+        return
+    alike = [r for r in before if "error" not in r and all(r[name] == row[name] for name in GROUP)]
+    if not alike:
+        return
+    first = alike[0]
+    gap = abs(row["loss"] - first["loss"]) / abs(first["loss"])
+    row |= {"loss_reference": first["engine"], "loss_gap": gap}
+    if not gap <= LOSS_TOLERANCE[row["precision"]]:
+        row["error"] = f"loss {row['loss']:.6f} where {first['engine']} has {first['loss']:.6f}"
+        del row["images_per_s"]
+    elif first["engine"] == "plain":
+        row["ratio_to_plain"] = row["images_per_s"] / first["images_per_s"]
 
 
-def fixed_batch(config: RunConfig, world: World, micro: int) -> tuple[Any, ...]:
-    """This rank's slice of one global batch, the same for every world size."""
-    whole = config.optim.global_batch
-    rng = torch.Generator().manual_seed(config.seed)
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
-    size = config.model.image_size
-    images = torch.randn(whole, 3, size, size, generator=rng)
-    labels = torch.randint(CLASSES, (whole, 1), generator=rng)
-    codes = torch.randint(CODES, (whole, spec.num_patches), generator=rng)
-    mine = slice(world.rank * micro, (world.rank + 1) * micro)
-    ids = np.arange(whole)[mine]
-    masks = draw_masks(spec, config.seed, np.zeros_like(ids), ids).to(world.device)
-    targets = class_targets(labels[mine], CLASSES, config.loss.kind, config.loss.label_smoothing)
-    device = world.device
-    return images[mine].to(device), targets.to(device), masks, codes[mine].to(device)
-
-
-def describe(job: dict[str, Any]) -> dict[str, Any]:
-    """A row's name columns."""
-    return {
-        "model": job["model"],
-        "layout": job["layout"],
-        "engine": "plain" if job["stage"] is None else f"zero{job['stage']}",
-        "policy": job["policy"],
-        "image_size": job["image_size"],
-        "micro_batch": job["micro_batch"],
-        "steps_warmup": job["warmup"],
-    }
-
-
-def same_model(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two rows train the same model on the same batch."""
-    return all(a[name] == b[name] for name in ("model", "layout", "image_size"))
-
-
-def name_of(row: dict[str, Any]) -> str:
-    """A row for people."""
-    rate = f"{row['images_per_s']:.1f} img/s" if "images_per_s" in row else row["error"]
-    return f"{row['model']} {row['layout']} {row['engine']} {row['policy']}: {rate}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table."""
-    lines = [
-        "| model | layout | engine | recompute | ranks | images/s | x plain | step median | p95 "
-        "| peak memory a rank | FLOP/image | MFU | loss |",
-        "|---" * 13 + "|",
-    ]
-    for row in rows:
-        names = f"| {row['model']} | {row['layout']} | {row['engine']} | {row['policy']} |"
-        if "images_per_s" not in row:
-            lines.append(f"{names} failed: {row['error']} |" + " |" * 8)
-            continue
-        ratio = f"{row['ratio_to_plain']:.2f}" if row["ratio_to_plain"] else "1"
-        mfu = f"{row['mfu']:.1%}" if row["mfu"] is not None else "null"
-        lines.append(
-            f"{names} {row['world_size']} | {row['images_per_s']:.2f} | {ratio} "
-            f"| {row['step_time_median_s']:.3f} s | {row['step_time_p95_s']:.3f} s "
-            f"| {gib(row['peak_memory_bytes'])} | {si(row['train_flops_per_image'])} | {mfu} "
-            f"| {row['loss']:.5f} |"
-        )
-    reasons = {row["mfu_reason"] for row in rows if row.get("mfu_reason")}
-    return "\n".join([*lines, *(f"MFU is null: {reason}." for reason in sorted(reasons))])
-
+TASKS: dict[str, Any] = {
+    "row": measure_row,
+    "pair": lambda job, world: measure_pair(job, world) | origin(),
+    "probe": largest_micro_batch,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

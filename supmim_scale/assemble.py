@@ -14,7 +14,7 @@ from supmim_scale.models.encoder import (
     init_head_bias,
     timm_arguments,
 )
-from supmim_scale.models.joint import JointModel, build_joint
+from supmim_scale.models.joint import JointModel, build_joint, default_heads
 from supmim_scale.models.masking import MaskSpec
 from supmim_scale.models.targets import num_vqgan_codes
 
@@ -38,6 +38,7 @@ def joint_model(config: RunConfig, out_features: int) -> JointModel:
     torch.manual_seed(config.seed)
     return build_joint(
         encoder(config),
+        drop_path_kept=config.model.drop_path_kept,
         layout=config.mim.layout,
         loss_kind=config.loss.kind,
         mim_weight=config.mim.weight,
@@ -79,8 +80,8 @@ def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
     return MaskSpec(grid, mask.kind, mask.ratio, mask.ratio_max, mask.ratio_mode)
 
 
-def joint_shape(config: RunConfig, out_features: int) -> JointShape:
-    """The shape that `flops.step_flops` reads."""
+def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> JointShape:
+    """The shape that `flops.step_flops` reads; `micro_batch` 0: as for a very large one."""
     shape = encoder_geometry(config)
     spec = mask_spec(config, shape.grid)
     return JointShape(
@@ -93,6 +94,7 @@ def joint_shape(config: RunConfig, out_features: int) -> JointShape:
         num_classes=shape.num_classes,
         pool=shape.pool,
         drop_path=config.model.drop_path,
+        kept_of=(micro_batch or 1_000_000) if config.model.drop_path_kept else None,
         layout=config.mim.layout if config.mim.weight else None,
         num_visible=spec.num_visible,
         num_predicted=spec.num_predicted,
@@ -100,6 +102,22 @@ def joint_shape(config: RunConfig, out_features: int) -> JointShape:
         decoder_depth=config.model.decoder_depth,
         out_features=out_features,
     )
+
+
+def attention_shapes(config: RunConfig, micro_batch: int) -> list[tuple[int, int, int, int]]:
+    """(images, heads, tokens, width of a head) of each attention of a step."""
+    shape = encoder_geometry(config)
+    count, head = shape.num_prefix_tokens, shape.width // shape.heads
+    clean = (micro_batch, shape.heads, count + shape.num_patches, head)
+    if not config.mim.weight:
+        return [clean]
+    width = config.model.decoder_width or shape.width
+    heads = config.model.decoder_heads or default_heads(width)
+    shapes = [clean, (micro_batch, heads, shape.num_patches, width // heads)]
+    if config.mim.layout == "clean_and_masked":
+        visible = mask_spec(config, shape.grid).num_visible
+        shapes.append((micro_batch, shape.heads, count + visible, head))
+    return shapes
 
 
 def _shape_arguments(config: RunConfig) -> dict[str, Any]:

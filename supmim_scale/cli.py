@@ -139,6 +139,12 @@ def _train(arguments: argparse.Namespace) -> int:
         line = inspect_nodes(world, Path(config.input.root), run_dir)
         if world.is_main:
             print(f"preflight: {line}", flush=True)
+    if config.engine.activation_budget is not None:
+        from supmim_scale.engine.base import resolve_precision
+        from supmim_scale.planner.budget import within_budget
+
+        precision = resolve_precision(config.engine.precision, world.device)
+        config = within_budget(config, world.world_size, precision)
     start = Start(arguments.allow_drift, arguments.branch_from)
     run = build_run(config, world, run_dir, start)
     steps_done = int(train(run, stopper)["steps_done"])

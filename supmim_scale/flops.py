@@ -30,6 +30,7 @@ class JointShape:
     num_classes: int
     pool: str = "avg"
     drop_path: float = 0.0
+    kept_of: int | None = None  # micro-batch whose kept samples alone are computed; None: all are
     layout: str | None = None  # None: the supervised baseline
     num_visible: int = 0
     num_predicted: int = 0
@@ -64,6 +65,8 @@ class _Block:
     tokens: int
     width: int
     mlp: int
+    drop_path: float = 0.0
+    kept: float = 1.0  # share of samples that are computed
 
     @property
     def linear(self) -> int:
@@ -76,13 +79,14 @@ class _Block:
 
     @property
     def forward(self) -> int:
-        return self.linear + self.attention
+        return round(self.kept * (self.linear + self.attention))
 
-    def recompute(self, drop_path: float) -> int:
+    @property
+    def recompute(self) -> int:
         """Non-reentrant checkpointing stops once the last saved tensor is there again: the last
-        matmul is not redone, unless drop path follows it and saves its mask."""
+        matmul is not redone, unless drop path follows it and saves its mask or its samples."""
         last_matmul = 2 * self.tokens * self.width * self.mlp
-        return self.forward if drop_path else self.forward - last_matmul
+        return self.forward if self.drop_path else self.forward - last_matmul
 
 
 def step_flops(shape: JointShape, policy: str = "none", every_k: int = 2) -> StepFlops:
@@ -91,18 +95,13 @@ def step_flops(shape: JointShape, policy: str = "none", every_k: int = 2) -> Ste
     Backward is twice forward, except for the patch convolution: images take no gradient.
     """
     patch_embed = 2 * shape.num_patches * shape.width * 3 * shape.patch_size**2
-    passes = _encoder_passes(shape)
+    stacks = [*_encoder_passes(shape), _decoder_blocks(shape)]
     rest = _head(shape) + _decoder_linears(shape)
-    decoder_blocks = _decoder_blocks(shape)
-    blocks = sum(block.forward for block in [*passes * shape.depth, *decoder_blocks])
+    blocks = sum(block.forward for stack in stacks for block in stack)
     recompute = sum(
-        block.recompute(_drop_path_at(index, shape))
-        for block in passes
-        for index in range(shape.depth)
-        if is_checkpointed(index, policy, every_k)
-    ) + sum(
-        block.recompute(0.0)
-        for index, block in enumerate(decoder_blocks)
+        block.recompute
+        for stack in stacks
+        for index, block in enumerate(stack)
         if is_checkpointed(index, policy, every_k)
     )
     return StepFlops(
@@ -114,6 +113,8 @@ def step_flops(shape: JointShape, policy: str = "none", every_k: int = 2) -> Ste
 
 def is_checkpointed(index: int, policy: str, every_k: int) -> bool:
     """Whether block `index` of a stack is recomputed under `policy`."""
+    if policy == "first_k":
+        return index < every_k
     return policy in ("full", "selective") or (
         policy == "every_k" and index % every_k == every_k - 1
     )
@@ -124,12 +125,39 @@ def inference_flops(shape: JointShape) -> int:
     return step_flops(replace(shape, layout=None)).forward
 
 
-def _encoder_passes(shape: JointShape) -> list[_Block]:
-    """A block of each encoder pass."""
-    whole = _Block(shape.num_prefix_tokens + shape.num_patches, shape.width, shape.mlp)
-    if shape.layout == "clean_and_masked":
-        return [whole, _Block(shape.num_prefix_tokens + shape.num_visible, shape.width, shape.mlp)]
-    return [whole, whole] if shape.layout == "clean_and_masked_tokens" else [whole]
+def _encoder_passes(shape: JointShape) -> list[list[_Block]]:
+    """The blocks of each encoder pass."""
+    patches = [shape.num_patches]
+    if shape.layout in ("clean_and_masked", "clean_and_masked_tokens"):
+        drops = shape.layout == "clean_and_masked"
+        patches.append(shape.num_visible if drops else shape.num_patches)
+    joined = len(patches) if len(set(patches)) == 1 else 1  # passes of one shape are one batch
+    rates = [_drop_path_at(index, shape) for index in range(shape.depth)]
+    return [
+        [
+            _Block(
+                shape.num_prefix_tokens + count,
+                shape.width,
+                shape.mlp,
+                drop_path=rate,
+                kept=_kept_share(shape, rate, joined),
+            )
+            for rate in rates
+        ]
+        for count in patches
+    ]
+
+
+def _kept_share(shape: JointShape, rate: float, joined: int) -> float:
+    if shape.kept_of is None or not rate:
+        return 1.0
+    samples = joined * shape.kept_of
+    return kept_samples(samples, rate) / samples
+
+
+def kept_samples(micro_batch: int, rate: float) -> int:
+    """Samples that a branch with this drop path is computed on, where it is on the kept alone."""
+    return max(1, round(micro_batch * (1 - rate)))
 
 
 def _head(shape: JointShape) -> int:

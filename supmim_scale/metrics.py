@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -55,6 +55,15 @@ class StepMeter:
         }
 
 
+class ClockMark(NamedTuple):
+    """A `StepClock` at a moment."""
+
+    at: float
+    waited_s: float
+    paused_s: float
+    steps: int
+
+
 class StepClock:
     """Throughput and data wait of training steps; evaluation and saving are paused out."""
 
@@ -75,6 +84,19 @@ class StepClock:
     def step_done(self) -> None:
         """Count a step."""
         self._steps += 1
+
+    def mark(self) -> ClockMark:
+        """The clock as it stands, to go back to before it is next read."""
+        return ClockMark(time.perf_counter(), self._waited_s, self._paused_s, self._steps)
+
+    def go_back(self, mark: ClockMark) -> tuple[float, float]:
+        """Leave out the steps since `mark`, unless it was read meanwhile; the seconds that they
+        waited for input and that were paused."""
+        waited, paused = self._waited_s - mark.waited_s, self._paused_s - mark.paused_s
+        if self._start < mark.at:
+            self._start += time.perf_counter() - mark.at
+            self._waited_s, self._paused_s, self._steps = mark[1:]
+        return waited, paused
 
     def read(self, steps_left: int) -> dict[str, float]:
         """Figures since the last call."""

@@ -41,6 +41,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     for name in ("images", "decoded", "price"):
         _require_positive(f"--{name}", getattr(arguments, name))
 
+    from supmim_scale.planner.budget import within_budget
     from supmim_scale.planner.explain import explained
     from supmim_scale.planner.fit import RESERVE
     from supmim_scale.planner.plan import make_plan
@@ -49,7 +50,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     plan = make_plan(
         arguments.recipe,
-        config,
+        within_budget(config, cluster.ranks),
         cluster,
         Assumed(arguments.mfu or MFU, arguments.decoded or DECODED_PER_S),
         num_images=arguments.images,

@@ -20,6 +20,7 @@ from supmim_scale.data.mixing import MixSettings, draw_mix
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
+from supmim_scale.engine.attention import resolve_attention
 from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
 from supmim_scale.engine.ds_config import load_ds_config
 from supmim_scale.engine.pieces import Counters
@@ -46,6 +47,7 @@ from supmim_scale.models.targets import (
     require_vqgan_folder,
 )
 from supmim_scale.opening import Start, open_folder, position_of
+from supmim_scale.profiling import StepProfiler, profiled_from
 from supmim_scale.provenance import provenance
 from supmim_scale.run_folder import CHECKPOINTS, identity_of
 from supmim_scale.saving import Saver
@@ -64,6 +66,7 @@ class Run:
     micro_batch: int
     accumulation: int
     precision: str
+    attention: str
     train_set: Dataset
     val_set: Dataset
     target: PatchTarget | None
@@ -73,6 +76,7 @@ class Run:
     quarantine: Quarantine
     saver: Saver
     watch: Watch
+    profiler: StepProfiler
     resumed: Checkpoint | None
     batches: Iterator[Batch]
     began: tuple[int, int]  # steps done and samples seen where the reader was set going
@@ -181,7 +185,7 @@ def build_run(
         left = start_from(model, config.model.init_from)
         if world.is_main:
             print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
-    settings = engine_settings(config, micro_batch, accumulation, precision)
+    settings = engine_settings(config, micro_batch, accumulation, precision, world.device)
     engine = build_engine(model, settings, world)
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
@@ -198,6 +202,7 @@ def build_run(
         micro_batch=micro_batch,
         accumulation=accumulation,
         precision=precision,
+        attention=settings.attention,
         train_set=train_set,
         val_set=val_set,
         target=target,
@@ -207,6 +212,7 @@ def build_run(
         quarantine=quarantine,
         saver=_saver(config, world, run_dir, cooldown_at),
         watch=_watch(config, world, run_dir),
+        profiler=_profiler(config, world, run_dir, resumed.steps_done if resumed else 0, total),
         resumed=resumed,
         began=(resumed.steps_done, seen) if resumed else (0, 0),
         held=held,
@@ -248,10 +254,27 @@ def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
     return Watch(settings, world, run_dir)
 
 
+def _profiler(
+    config: RunConfig, world: World, run_dir: Path, begun: int, total: int
+) -> StepProfiler:
+    """Rank 0's, where the recipe asks for one and the run is long enough."""
+    log = config.log
+    if not (log.profile and world.is_main):
+        return StepProfiler(None, 0, 0)
+    start = profiled_from(begun, total, log.every, log.profile_steps)
+    if start is None:
+        print(f"profile: none, {total - begun} steps are too few for log.profile_steps")
+        return StepProfiler(None, 0, 0)
+    return StepProfiler(run_dir / "profile", start, log.profile_steps)
+
+
 def engine_settings(
-    config: RunConfig, micro_batch: int, accumulation: int, precision: str
+    config: RunConfig, micro_batch: int, accumulation: int, precision: str, device: torch.device
 ) -> EngineSettings:
-    """The engine's share of a recipe."""
+    """The engine's share of a recipe; where it asks for the fastest kernel, they are timed."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    shapes = assemble.attention_shapes(config, micro_batch)
+    attention, _ = resolve_attention(config.engine.attention, shapes, dtype, device)
     optim, engine = config.optim, config.engine
     head_decay = optim.head_weight_decay
     return EngineSettings(
@@ -261,6 +284,9 @@ def engine_settings(
         accumulation=accumulation,
         policy=engine.activation_checkpointing,
         every_k=engine.checkpoint_every_k,
+        fp8=engine.fp8,
+        compiles=engine.compile,
+        attention=attention,
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,

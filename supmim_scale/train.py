@@ -23,6 +23,7 @@ from supmim_scale.models.joint import JointOutput
 from supmim_scale.models.masking import Masks
 from supmim_scale.optim import lr_factor_at
 from supmim_scale.pictures import reconstruction_grid
+from supmim_scale.profiling import Profile
 from supmim_scale.provenance import launched_by, peak_memory_bytes
 from supmim_scale.run import Run
 from supmim_scale.stopping import Stopper
@@ -68,6 +69,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
             if watch.is_spike(figures["loss"]) and _rolls_back(run, figures, steps_done, log):
                 steps_done = run.roll_back(steps_done)
                 continue
+        _tell_profile(run, run.profiler.step(steps_done, clock), steps_done, log)
         paused = time.perf_counter()
         if masks and log and (is_last or _is_due(config.log.images_every, steps_done)):
             _show(run, arguments[0], masks, output, steps_done, log)
@@ -100,6 +102,13 @@ def _tell_skipped(
     for blame in found["non_finite"].values():
         blame["samples"] = [str(run.train_set.defect(i, "non-finite")) for i in blame["samples"]]
     log.event("skipped_step", steps_done, found)
+
+
+def _tell_profile(run: Run, found: Profile | None, steps_done: int, log: RunLog | None) -> None:
+    """What binds, and where the trace lies."""
+    if found is not None and log is not None:
+        folder = str(run.run_dir / "profile")
+        log.event("profile", steps_done, {"binds": found.line, "folder": folder})
 
 
 def _rolls_back(run: Run, figures: dict[str, float], steps_done: int, log: RunLog | None) -> bool:
@@ -239,14 +248,14 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         return
     config, world, launched = run.config, run.world, launched_by()
     features = run.target.out_features if run.target else 0
-    shape = assemble.joint_shape(config, features)
+    shape = assemble.joint_shape(config, features, run.micro_batch)
     flops = step_flops(
         shape, config.engine.activation_checkpointing, config.engine.checkpoint_every_k
     )
     log.start(run.began[0], {
         "digest": digest(config), "encoder_params": assemble.encoder_params(config),
         "train_flops_per_image": flops.model, "global_batch": config.optim.global_batch,
-        "world_size": world.world_size, **launched,
+        "attention": run.attention, "world_size": world.world_size, **launched,
     })  # fmt: skip
     views = view_settings(config, world.device)
     engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
@@ -263,6 +272,7 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f"{world.world_size} ranks on {world.device.type} (started by {world.launcher})"
         f"  {engine}{sharding}  {run.precision}"
         f"  checkpointing {config.engine.activation_checkpointing}"
+        f"  attention {run.attention}{'  compiled blocks' if config.engine.compile else ''}"
     )
     log.say(
         f"global batch {config.optim.global_batch} = {run.micro_batch} a rank"

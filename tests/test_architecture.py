@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
 
 # Each room may import the rooms above it, and itself. A line is a room.
 ORDER = [
-    "errors", "units", "variants", "draws", "flops", "report",
+    "errors", "units", "variants", "draws", "upload", "flops", "report",
     "stopping", "launcher", "progress", "checksums", "scaling",
     "config",
     "cluster",
@@ -20,7 +20,7 @@ ORDER = [
     "engine",
     "planner", "studies",
     "provenance", "preflight", "weights", "pictures", "evaluate", "export",
-    "metrics", "checkpoints",
+    "metrics", "profiling", "checkpoints",
     "saving", "watching", "run_folder", "branching", "opening",
     "run",
     "train",
@@ -49,6 +49,7 @@ OWNERS = {
         "studies/coverage.py",
     },
     "diffusers": {"models/targets.py"},
+    "torchao": {"engine/fp8.py"},
     "sklearn": {"models/targets.py"},
 }
 TORCH_FREE = [

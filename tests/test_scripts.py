@@ -8,34 +8,43 @@ import sys
 import pytest
 from conftest import ROOT
 
+SHALLOW = "vit_ti16,depth=2,width=64,heads=2"
+
 
 def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
     out = tmp_path / "rows.jsonl"
     done = subprocess.run(
-        [sys.executable, "benchmarks/throughput.py", "--models", "vit_ti16", "--image-size", "32",
+        [sys.executable, "benchmarks/throughput.py", "--models", SHALLOW, "--image-size", "32",
          "--micro-batch", "2", "--stages", "3", "--policies", "full", "--steps", "2",
-         "--warmup", "1", "--out", out],
+         "--warmup", "1", "--baselines", "two_forwards", "--out", out],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    plain, zero = (json.loads(line) for line in out.read_text().splitlines())
+    plain, zero, twice = (json.loads(line) for line in out.read_text().splitlines())
     assert (plain["engine"], zero["engine"]) == ("plain", "zero3")
     assert zero["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     assert zero["ratio_to_plain"] == zero["images_per_s"] / plain["images_per_s"]
     assert zero["hardware_flops_per_image"] > zero["train_flops_per_image"]
     assert zero.keys() >= {"step_time_median_s", "step_time_p95_s", "peak_memory_bytes", "digest",
-                           "commit", "versions", "device", "steps_warmup"}  # fmt: skip
+                           "commit", "versions", "device", "steps_warmup", "forward_s",
+                           "backward_s", "optimizer_s", "communication_s", "roof_share",
+                           "overrides", "attention", "cpu_clock_mhz", "power_w"}  # fmt: skip
+    assert zero["communication_s"] > 0
+    assert plain["communication_s"] == 0
+    assert (twice["engine"], twice["world_size"]) == ("two_forwards", 2)
     assert (zero["mfu"] is None) == bool(zero["mfu_reason"])
-    assert "| vit_ti16 | clean_and_masked | zero3 | full | 2 |" in done.stdout
+    assert f"| {SHALLOW} | clean_and_masked | zero3 | full | 2 | 2 | fp32 |" in done.stdout
 
 
-def test_a_row_that_learned_something_else_is_no_measurement():
+def test_a_row_that_learned_something_else_is_no_measurement(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks/throughput.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    base = {"loss": 5.0, "images_per_s": 10.0, "precision": "fp32"}
-    faster = {"loss": 5.1, "images_per_s": 20.0, "precision": "fp32", "ratio_to_plain": None}
-    module.compare(faster, base)
+    shared = {"model": "m", "layout": "l", "image_size": 32, "precision": "fp32", "global_batch": 4}
+    base = {**shared, "engine": "plain", "loss": 5.0, "images_per_s": 10.0}
+    faster = {**shared, "engine": "zero1", "loss": 5.1, "images_per_s": 20.0}
+    module.guard(faster, [base])
     assert "images_per_s" not in faster
     assert "loss" in faster["error"]
 

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 
 from supmim_scale import assemble
 from supmim_scale.config import load_config
@@ -52,7 +53,11 @@ def run(world, overrides):
     model = assemble.joint_model(config, target.out_features)
     of_model = {name: param.detach().clone() for name, param in model.named_parameters()}
     precision = config.engine.precision
-    engine = build_engine(model, engine_settings(config, micro, accumulation, precision), world)
+    torch._dynamo.reset()
+    counters.clear()
+    engine = build_engine(
+        model, engine_settings(config, micro, accumulation, precision, world.device), world
+    )
     of_engine = engine.named_weights(ema=False)
     spec = assemble.mask_spec(config, SIDE // 8)
     losses, norms, seen = [], [], []
@@ -88,6 +93,8 @@ def run(world, overrides):
         else 0.0,
         "weights": sums(engine.named_weights(ema=False)),
         "ema": sums(engine.named_weights(ema=True)),
+        "graph_breaks": sorted(counters["graph_break"]),
+        "graphs": counters["stats"]["unique_graphs"],
         "applied_steps": engine.applied_steps,
         "skipped_steps": engine.skipped_steps,
     }

@@ -11,6 +11,15 @@ def require_consistent(config: RunConfig) -> None:
     """Raise `UserError` for the first key whose value cannot work."""
     for check in (_require_ranges, _require_geometry, _require_mask, _require_schedule):
         check(config)
+    engine = config.engine
+    if engine.activation_budget is not None and engine.activation_checkpointing != "first_k":
+        raise UserError(
+            "engine.activation_budget",
+            f"{engine.activation_budget:g} with activation_checkpointing "
+            f"{engine.activation_checkpointing}",
+            "first_k, whose k it decides",
+            "set engine.activation_checkpointing=first_k or engine.activation_budget=null",
+        )
     if config.loss.kind == "none" and not config.mim.weight:
         raise UserError(
             "loss.kind",
@@ -28,6 +37,13 @@ def require_consistent(config: RunConfig) -> None:
             "log.best", f"{config.log.best} without log.knn_every", "a schedule for it",
             "set log.knn_every, or log.best=top1",
         )  # fmt: skip
+    if config.log.profile and config.log.profile_steps > config.log.every - 2:
+        raise UserError(
+            "log.profile_steps",
+            f"{config.log.profile_steps} with log.every {config.log.every}",
+            "at most log.every - 2, so that they lie between two log lines",
+            f"set log.every={config.log.profile_steps + 2} or more",
+        )
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
         raise UserError(
             "mim.vqgan",
@@ -83,7 +99,9 @@ _POSITIVE = (
     "log.every",
     "log.eval_batch",
     "log.knn_images",
+    "log.profile_steps",
     "engine.checkpoint_every_k",
+    "engine.activation_budget",
     "engine.micro_batch",
 )
 _SHARES = (

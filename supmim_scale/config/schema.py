@@ -12,7 +12,8 @@ IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment",
 
 Layout = Literal["clean_and_masked", "clean_and_masked_tokens", "masked_only"]
 Target = Literal["pixel", "codebook", "vqgan"]
-Policy = Literal["none", "full", "every_k", "selective"]
+Attention = Literal["torch", "fastest", "flash", "cudnn", "efficient", "math"]
+Policy = Literal["none", "full", "every_k", "first_k", "selective"]
 Schedule = Literal["cosine", "rsqrt", "wsd"]
 Reader = Literal["webdataset", "tfrecord", "folder", "list"]
 Metric = Literal["top1", "top5", "knn_top1", "retrieval_map"]
@@ -61,6 +62,11 @@ class ModelConfig:
         "null: random",
     )
     drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
+    drop_path_kept: bool = doc(
+        False,
+        "compute a block's branches on the kept samples alone, a fixed number of each micro-batch "
+        "(DINOv2's), instead of on all with some multiplied by 0 (timm's)",
+    )
     decoder_depth: int = doc(2, "decoder blocks (2 of encoder width: ours, the paper is silent)")
     decoder_width: int | None = doc(None, "decoder width; null: the encoder's")
     decoder_heads: int | None = doc(None, "decoder attention heads; null: width / 64, at least 1")
@@ -207,10 +213,27 @@ class EngineConfig:
     micro_batch: int | None = doc(None, "images a rank and forward; null: no accumulation")
     activation_checkpointing: Policy = doc(
         "full",
-        "recompute in backward: none; full: every block; every_k: every k-th block; selective: "
+        "recompute in backward: none; full: every block; every_k: every k-th block; first_k: the "
+        "first k blocks of encoder and decoder; selective: "
         "all but matmul and attention outputs",
     )
-    checkpoint_every_k: int = doc(2, "blocks between checkpointed ones (every_k)")
+    checkpoint_every_k: int = doc(2, "the k of every_k and first_k")
+    activation_budget: float | None = doc(
+        None,
+        "GiB that a rank's activations may take: first_k recomputes as few blocks as keep below "
+        "it, by the planner's trace; null: checkpoint_every_k says how many",
+    )
+    attention: Attention = doc(
+        "torch",
+        "kernel of attention: torch's own choice, flash, cudnn, efficient or math, or fastest: "
+        "each is timed on the recipe's shapes when a run starts",
+    )
+    fp8: Literal["none", "linears", "emulated"] = doc(
+        "none",
+        "matrix products of the blocks in fp8 (torchao): linears on a GPU that has it; emulated: "
+        "the same rounding anywhere, slower",
+    )
+    compile: bool = doc(False, "torch.compile each transformer block; the first step takes longer")
 
 
 @dataclass(frozen=True)
@@ -251,6 +274,12 @@ class LogConfig:
     best: Metric | None = doc(
         None, "figure by whose highest value weights are kept as weights/best.safetensors"
     )
+    profile: bool = doc(
+        False,
+        "profile some steps of rank 0 into profile/ (a trace, a table of kernels, what binds); "
+        "they are left out of images/s",
+    )
+    profile_steps: int = doc(3, "steps profiled after the first log line; at most log.every - 2")
 
 
 @dataclass(frozen=True)

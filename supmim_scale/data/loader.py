@@ -20,6 +20,7 @@ from supmim_scale.data.order import Ids, SampleOrder
 from supmim_scale.data.quarantine import Quarantine, SkipPolicy
 from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, random_window
 from supmim_scale.errors import RankError
+from supmim_scale.upload import upload
 
 _TRIES = 16  # samples tried in place of a bad one
 _STOP = SkipPolicy()
@@ -327,7 +328,7 @@ def _batches(
                 continue
             chunk, _ = feed.in_flight.popleft()
             labels_BL = padded_labels(chunk.labels, dataset.labels_per_image)
-            on_device = torch.from_numpy(labels_BL).to(device, non_blocking=True)
+            on_device = upload(torch.from_numpy(labels_BL), device)
             yield Batch(images_BCHW, on_device, chunk.ids_B, chunk.epochs_B)
     finally:
         feed.close()

@@ -14,6 +14,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from supmim_scale import draws
+from supmim_scale.upload import upload
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def draw_mix(
     area_B = boxes_B4[:, 2] * boxes_B4[:, 3]
     own_B = np.where(cuts_B, 1 - area_B / size**2, own_B)
     return Mix(
-        torch.from_numpy(own_B).float().to(device, non_blocking=True),
-        torch.from_numpy(boxes_B4).long().to(device, non_blocking=True),
+        upload(torch.from_numpy(own_B).float(), device),
+        upload(torch.from_numpy(boxes_B4).long(), device),
     )
 
 

@@ -5,7 +5,7 @@ Only `torch.utils.checkpoint` in its non-reentrant form is used: the reentrant o
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import (
 )
 
 from supmim_scale.flops import is_checkpointed
+from supmim_scale.models.blocks import OnePass, wrap_pass
 
 _aten = torch.ops.aten
 # What selective checkpointing keeps: results of matrix products and of every attention kernel.
@@ -25,6 +26,7 @@ _SAVED = {
     _aten.addmm.default,
     _aten.bmm.default,
     _aten.baddbmm.default,
+    _aten._scaled_mm.default,  # fp8
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
@@ -46,7 +48,7 @@ def apply_activation_checkpointing(
         if is_checkpointed(index, policy, every_k)
     ]
     for block in chosen:
-        block.forward = _recomputing(block.forward, options)
+        wrap_pass(block, lambda one_pass: _recomputing(one_pass, options))
     return len(chosen)
 
 
@@ -60,10 +62,10 @@ def autocast_bf16(device_type: str, policy: str, *, enabled: bool = True) -> tor
     return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=is_cached)
 
 
-def _recomputing(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    @functools.wraps(forward)
-    def run(x: torch.Tensor) -> Any:
-        return checkpoint(forward, x, **options)
+def _recomputing(one_pass: OnePass, options: dict[str, Any]) -> OnePass:
+    @functools.wraps(one_pass)
+    def run(tokens_BTD: torch.Tensor) -> torch.Tensor:
+        return checkpoint(one_pass, tokens_BTD, **options)  # type: ignore[no-any-return]
 
     return run
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
+from supmim_scale.engine.compiling import compile_blocks
+from supmim_scale.engine.fp8 import use_fp8_linears
 from supmim_scale.engine.pieces import Counters, Piece, ReadValues
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
@@ -33,7 +35,15 @@ class Engine(Protocol):
         ...
 
     def apply(self, lr: float) -> None:
-        """Collective: clip, update and average the weights after the last micro-batch."""
+        """Collective: clip, update and average the weights after the last micro-batch.
+
+        Waits, and nothing else in a step does: what is read back decides whether it is skipped.
+        """
+        ...
+
+    @property
+    def reads_per_step(self) -> int:
+        """The most values that `apply` reads back from the device."""
         ...
 
     def grad_norm(self) -> float:
@@ -67,6 +77,9 @@ class EngineSettings:
     accumulation: int
     policy: str
     every_k: int
+    fp8: str
+    compiles: bool
+    attention: str  # a kernel by name, or torch
     lr: float
     betas: tuple[float, float]
     eps: float
@@ -78,8 +91,13 @@ class EngineSettings:
 
 
 def build_engine(model: JointModel, settings: EngineSettings, world: World) -> Engine:
-    """Checkpointing, then the optimizer over whole parameters, then sharding: in this order."""
+    """fp8, then checkpointing, then compiling, then the optimizer over whole parameters, then
+    sharding: in this order."""
+    if settings.fp8 != "none":
+        use_fp8_linears(model.block_lists(), settings.fp8, world.device)
     apply_activation_checkpointing(model.block_lists(), settings.policy, settings.every_k)
+    if settings.compiles:
+        compile_blocks(model.block_lists())
     model.to(world.device)
     groups = parameter_groups(
         model,
@@ -104,7 +122,9 @@ def build_engine(model: JointModel, settings: EngineSettings, world: World) -> E
     return PlainEngine(model, optimizer, settings)
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(
+    precision: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Literal["fp32", "bf16"]:
     """`auto` as the device has it: bf16 on GPUs, fp32 on a CPU."""
     if precision != "auto":
         return precision

@@ -93,21 +93,26 @@ def complete_ds_config(
     clip_grad_norm: float,
     block_params: int,
 ) -> dict[str, Any]:
-    """The file's content with the recipe's numbers and, for stage 3, knobs sized to the block.
+    """The file's content with the recipe's numbers and, for stages 2 and 3, knobs sized to the
+    block.
 
     DeepSpeed's default of 1e9 live parameters keeps a ViT-g whole on every rank (DeepSpeed
-    issue 1302); four blocks are enough to compute in one and fetch the next two together. Below
-    a ViT-B's size the floor keeps collectives few. The file's own values win.
+    issue 1302); four blocks are enough to compute in one and fetch the next two together (with
+    two, what is prefetched is thrown away again). Its default reduction bucket of 5e8 elements is
+    a GiB in bf16, twice that in stage 3. Below a ViT-B's size the floor keeps collectives few.
+    The file's own values win.
 
     Selective checkpointing needs `memory_efficient_linear` off: DeepSpeed's linear (installed for
     any model since its pull request 8189) adds the bias in place to a product that is kept, so
     that recomputation would add it twice and the gradients would be wrong without a word.
     """
     zero = dict(content["zero_optimization"])
+    block_params = max(block_params, _VIT_B_BLOCK)
+    if zero["stage"] > 1:
+        zero = {"reduce_bucket_size": 4 * block_params} | zero
     if zero["stage"] == 3:
         if policy == "selective":
             zero["memory_efficient_linear"] = False
-        block_params = max(block_params, _VIT_B_BLOCK)
         zero = {
             "stage3_max_live_parameters": 4 * block_params,
             "stage3_max_reuse_distance": 4 * block_params,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from supmim_scale.engine.activation_checkpointing import autocast_bf16
+from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.engine.ema import ShardEma
 from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.models.joint import JointModel, JointOutput
@@ -34,9 +35,10 @@ class PlainEngine:
         """Losses of one micro-batch; its gradient is added."""
         device = next(self._model.parameters()).device.type
         is_bf16 = self._settings.precision == "bf16"
-        with autocast_bf16(device, self._settings.policy, enabled=is_bf16):
-            output: JointOutput = self._model(*args)
-        (output.loss / self._settings.accumulation).backward()
+        with attention_kernel(self._settings.attention):
+            with autocast_bf16(device, self._settings.policy, enabled=is_bf16):
+                output: JointOutput = self._model(*args)
+            (output.loss / self._settings.accumulation).backward()
         return output
 
     def apply(self, lr: float) -> None:
@@ -52,6 +54,11 @@ class PlainEngine:
         else:
             self.skipped_steps += 1
         self._optimizer.zero_grad()
+
+    @property
+    def reads_per_step(self) -> int:
+        """Whether the gradient is finite."""
+        return 1
 
     def grad_norm(self) -> float:
         """Waits: gradient norm before clipping, of the last step."""
@@ -82,7 +89,9 @@ class PlainEngine:
         self.applied_steps, self.skipped_steps = counters.applied_steps, counters.skipped_steps
         for place, (name, param) in enumerate(self._model.named_parameters()):
             state = self._optimizer.state[param]
-            state["step"] = torch.tensor(counters.adam_steps)
+            state["step"] = torch.tensor(
+                counters.adam_steps, dtype=torch.float32, device=param.device
+            )
             for kind in MOMENTS:
                 state[kind] = torch.zeros_like(param)
             for kind, values in self._values(place, param).items():

@@ -18,6 +18,7 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param
 
+from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.engine.ds_config import complete_ds_config
 from supmim_scale.engine.ema import ShardEma
 from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
@@ -56,6 +57,8 @@ class ZeroEngine:
             block_params=largest_block(model.block_lists()),
         )
         self._stage = self.ds_config["zero_optimization"]["stage"]
+        if self._stage == 3:
+            _gather_by_block(model)
         try:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=self.ds_config
@@ -70,6 +73,7 @@ class ZeroEngine:
             is_torchs = "deepspeed" not in torch.nn.functional.linear.__module__
             assert is_torchs, "selective checkpointing over DeepSpeed's in-place linear"
         self._is_micro_step_open = False
+        self._attention = settings.attention
         if self._stage == 3:
             _gather_outer_parameters_with_root(model)
         shards = _master_shards(self._optimizer)
@@ -89,8 +93,9 @@ class ZeroEngine:
         """Collective: losses of one micro-batch; its gradient is added."""
         if self._is_micro_step_open:
             self._engine.step()  # DeepSpeed counts a micro-step here; no update before the last
-        output: JointOutput = self._engine(*args)
-        self._engine.backward(output.loss)
+        with attention_kernel(self._attention):
+            output: JointOutput = self._engine(*args)
+            self._engine.backward(output.loss)
         self._is_micro_step_open = True
         return output
 
@@ -102,6 +107,11 @@ class ZeroEngine:
         self._is_micro_step_open = False
         if self._ema and self.applied_steps > before:
             self._ema.update(self.applied_steps)
+
+    @property
+    def reads_per_step(self) -> int:
+        """DeepSpeed's norms, of each group and of all, and whether they are finite."""
+        return 4 + len(self._optimizer.param_groups)
 
     def grad_norm(self) -> float:
         """Waits: global gradient norm before clipping, of the last step."""
@@ -190,8 +200,7 @@ def _require_adam_state(optimizer: Any, adam_steps: float) -> None:
         state = optimizer.optimizer.state[flat]
         for kind in MOMENTS:
             state.setdefault(kind, torch.zeros_like(flat))
-        step = state.get("step", torch.tensor(0.0))
-        state["step"] = torch.full_like(step, adam_steps)
+        state["step"] = torch.tensor(adam_steps, dtype=torch.float32, device=flat.device)
 
 
 def _refresh_working_weights(optimizer: Any) -> None:
@@ -203,6 +212,18 @@ def _refresh_working_weights(optimizer: Any) -> None:
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
     if optimizer.persistent_parameters:
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def _gather_by_block(model: JointModel) -> None:
+    """Gather a block's parameters with one all-gather where it is called, for all of its passes.
+
+    Module by module, DeepSpeed's gathers would also run inside a block's recomputation: selective
+    checkpointing then finds operations in it that forward did not have, and compiling breaks off
+    at every hook.
+    """
+    for stack in model.block_lists():
+        for block in stack:
+            deepspeed.utils.set_z3_leaf_module(block, True)
 
 
 def _gather_outer_parameters_with_root(model: JointModel) -> None:

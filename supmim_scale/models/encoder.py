@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supmim_scale.errors import UserError
+from supmim_scale.models.blocks import run_blocks
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 from supmim_scale.variants import VARIANTS
 
@@ -123,23 +124,26 @@ def geometry(encoder: VisionTransformer) -> Geometry:
     )
 
 
-def encode(
-    encoder: VisionTransformer,
-    patches_BND: Tensor,
-    keep_BV: Tensor | None = None,
-) -> Tensor:
-    """Encoder tokens (B, prefix + N or V, D) from embedded patches; `keep_BV` drops the others.
+def encode(encoder: VisionTransformer, *passes: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
+    """Encoder tokens (B, prefix + N or V, D) of each pass, from its (embedded patches (B, N, D),
+    patches to keep (B, V) or None for all).
 
-    Positions are added before patches are dropped, so a kept patch knows where it was.
+    Several passes need blocks of `join_passes`.
     """
+    tokens = [_positioned(encoder, patches_BND, keep_BV) for patches_BND, keep_BV in passes]
+    return tuple(encoder.norm(tokens_BTD) for tokens_BTD in run_blocks(encoder.blocks, tokens))
+
+
+def _positioned(encoder: VisionTransformer, patches_BND: Tensor, keep_BV: Tensor | None) -> Tensor:
+    """Tokens before the blocks. Positions are added before patches are dropped, so a kept patch
+    knows where it was."""
     tokens_BTD = encoder._pos_embed(patches_BND)
     if keep_BV is not None:
         prefix = encoder.num_prefix_tokens
         tokens_BTD = torch.cat(
             [tokens_BTD[:, :prefix], take(tokens_BTD[:, prefix:], keep_BV)], dim=1
         )
-    tokens_BTD = encoder.blocks(encoder.norm_pre(tokens_BTD))
-    return encoder.norm(tokens_BTD)  # type: ignore[no-any-return]
+    return encoder.norm_pre(tokens_BTD)  # type: ignore[no-any-return]
 
 
 def take(values_BND: Tensor, index_BM: Tensor) -> Tensor:

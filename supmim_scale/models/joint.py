@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from supmim_scale.models.blocks import join_passes
 from supmim_scale.models.decoder import Decoder
+from supmim_scale.models.drop_path import compute_kept_samples
 from supmim_scale.models.encoder import VisionTransformer, encode, geometry, take
 from supmim_scale.models.losses import class_loss, mim_loss
 from supmim_scale.models.masking import Masks
@@ -47,6 +49,8 @@ class JointModel(nn.Module):
         self.layout = layout
         self.loss_kind = loss_kind
         self.mim_weight = mim_weight
+        for stack in self.block_lists():
+            join_passes(stack)
         self.mask_token: nn.Parameter | None = None
         if decoder is not None and uses_mask_token:
             self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
@@ -67,17 +71,19 @@ class JointModel(nn.Module):
         if self.decoder is None or masks is None or patch_targets is None:
             assert self.decoder is None, "a model with a decoder needs masks and patch targets"
             patches_BND = self._embed(images_BCHW)
-            logits_BK = self.encoder.forward_head(encode(self.encoder, patches_BND))
+            (tokens_BND,) = encode(self.encoder, (patches_BND, None))
+            logits_BK = self.encoder.forward_head(tokens_BND)
             loss = class_loss(logits_BK, class_targets_BK, self.loss_kind)
             return JointOutput(loss, loss.detach(), loss.new_zeros(()), logits_BK.detach(), None)
 
         patches_BND = self._embed(images_BCHW)
-        clean_BTD = None if self.layout == "masked_only" else encode(self.encoder, patches_BND)
         keep_BV = masks.keep_BV if self.layout == "clean_and_masked" else None
-        hidden_BTD = encode(self.encoder, self._hide(patches_BND, masks), keep_BV)
+        clean, masked = (patches_BND, None), (self._hide(patches_BND, masks), keep_BV)
+        passes = (masked,) if self.layout == "masked_only" else (clean, masked)
+        tokens = encode(self.encoder, *passes)  # of the classes first, of the masked pass last
 
-        logits_BK = self.encoder.forward_head(hidden_BTD if clean_BTD is None else clean_BTD)
-        tokens_BVD = hidden_BTD[:, self.encoder.num_prefix_tokens :]
+        logits_BK = self.encoder.forward_head(tokens[0])
+        tokens_BVD = tokens[-1][:, self.encoder.num_prefix_tokens :]
         pred_BMP = self.decoder(tokens_BVD, keep_BV, masks.masked_BM)
 
         supervised = class_loss(logits_BK, class_targets_BK, self.loss_kind)
@@ -111,6 +117,7 @@ class JointModel(nn.Module):
 def build_joint(
     encoder: VisionTransformer,
     *,
+    drop_path_kept: bool,
     layout: str,
     loss_kind: str,
     mim_weight: float,
@@ -139,7 +146,7 @@ def build_joint(
             out_features,
             fills_gaps=drops,
         )
-    return JointModel(
+    model = JointModel(
         encoder,
         decoder,
         layout=layout,
@@ -147,6 +154,9 @@ def build_joint(
         mim_weight=mim_weight,
         uses_mask_token=drawn_ratio or not drops,
     )
+    if drop_path_kept:
+        compute_kept_samples(encoder)
+    return model
 
 
 def default_heads(width: int) -> int:

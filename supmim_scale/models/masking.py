@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from supmim_scale import draws
+from supmim_scale.upload import upload
 
 _MAGE_STD = 0.25  # Li et al. 2023 (arXiv 2211.09117), section 3.1
 
@@ -67,7 +68,7 @@ class Masks:
     def to(self, device: torch.device) -> "Masks":
         """The same masks on another device."""
         parts = (self.mask_BN, self.keep_BV, self.masked_BM, self.weight_BM)
-        return Masks(*(part.to(device, non_blocking=True) for part in parts))
+        return Masks(*(upload(part, device) for part in parts))
 
 
 def draw_masks(

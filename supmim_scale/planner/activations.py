@@ -35,6 +35,8 @@ def deep_trace(
     out_features: int,
 ) -> Trace:
     """The trace of the recipe's `depth` blocks, from two shallow ones where that is shorter."""
+    if policy == "first_k":  # no pattern to extend
+        return fake_trace(config, numerics, policy, micro_batch, out_features)
     period = config.engine.checkpoint_every_k if policy == "every_k" else 1
     # As deep in the pattern as the whole, with a whole period and a block more at either end.
     shallow = 2 * period + 2 + (depth - 2 * period - 2) % period
@@ -59,29 +61,28 @@ def _extended(first: Trace, second: Trace, period: int, deep: int) -> Trace:
     depth = len(first.done)
     half, periods = depth // 2, (deep - depth) / period
     places = [*range(1, half + 1), *range(deep - depth + half + 1, deep + 1)]
-    rows = zip(first.block_peaks, second.block_peaks, strict=True)
-    aligned = [([*a], [*b[:half], *b[len(b) - depth + half :]]) for a, b in rows]
+    peaks = second.block_peaks
+    aligned = [*peaks[:half], *peaks[len(peaks) - depth + half :]]
     return Trace(
         saved=_line(first.saved, second.saved, periods),
         logits=_line(first.logits, second.logits, periods),
         forward_peak=_line(first.forward_peak, second.forward_peak, periods),
         outer_peak=_line(first.outer_peak, second.outer_peak, periods),
         block_peaks=tuple(
-            tuple(_line(x, y, periods) for x, y in zip(a, b, strict=True)) for a, b in aligned
+            _line(a, b, periods) for a, b in zip(first.block_peaks, aligned, strict=True)
         ),
         done=tuple(place / deep for place in places),
     )
 
 
 def _between(low: Trace, high: Trace, share: float) -> Trace:
-    rows = zip(low.block_peaks, high.block_peaks, strict=True)
     return Trace(
         saved=_line(low.saved, high.saved, share),
         logits=_line(low.logits, high.logits, share),
         forward_peak=_line(low.forward_peak, high.forward_peak, share),
         outer_peak=_line(low.outer_peak, high.outer_peak, share),
         block_peaks=tuple(
-            tuple(_line(x, y, share) for x, y in zip(a, b, strict=True)) for a, b in rows
+            _line(a, b, share) for a, b in zip(low.block_peaks, high.block_peaks, strict=True)
         ),
         done=low.done,
     )

@@ -24,7 +24,8 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
         self.apart = 0  # of `live`, storages that `is_apart` chose when they were made
         self._is_apart = is_apart
-        self._seen: dict[int, Any] = {}
+        self.operations = 0
+        self._seen: dict[int, tuple[Any, int, int]] = {}
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Storages that were there before are not counted."""
@@ -35,6 +36,10 @@ class LiveBytes(TorchDispatchMode):
         """The peak so far; the next one starts from what lives now."""
         peak, self.peak = self.peak, self.live
         return peak
+
+    def storages(self) -> dict[int, tuple[int, bool]]:
+        """Bytes of every storage that lives now, and whether it was set apart, by its `id`."""
+        return {key: (size, apart > 0) for key, (_, size, apart) in self._seen.items() if size}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -47,6 +52,7 @@ class LiveBytes(TorchDispatchMode):
                 size = leaf.untyped_storage().nbytes()
                 is_apart = self._is_apart is not None and self._is_apart(leaf)
                 self._watch(leaf, size, size if is_apart else 0)
+        self.operations += 1
         return result
 
     def _watch(self, tensor: Tensor, size: int, apart: int) -> None:
@@ -61,7 +67,7 @@ class LiveBytes(TorchDispatchMode):
             self.apart -= apart
             self._seen.pop(key, None)
 
-        self._seen[key] = weakref.ref(storage, gone)
+        self._seen[key] = weakref.ref(storage, gone), size, apart
 
 
 def storages_bytes(tensors: Iterable[Tensor]) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from supmim_scale.planner.sharding import ModelSize, Sharding
-from supmim_scale.planner.states import BF16, FP32, MOMENTS, engine_states, late_gradients
+from supmim_scale.planner.states import BF16, FP32, engine_states, late_gradients
 from supmim_scale.planner.trace import Trace
 
 
@@ -52,11 +52,9 @@ def memory_of(
     has_ema: bool,
     inputs: float,
     dali_pool: float = 0.0,
-    fused_step: bool = True,
     are_gradients_traced: bool = False,
 ) -> Memory:
-    """A rank's memory. `fused_step`: AdamW in one kernel, as on GPUs; torch's CPU loop makes two
-    temporaries of the shard's size. `are_gradients_traced`: the trace has them already."""
+    """A rank's memory. `are_gradients_traced`: the trace has them already."""
     states = engine_states(
         size.num_params, ranks, sharding.stage, sharding.precision, has_ema=has_ema
     )
@@ -75,7 +73,7 @@ def memory_of(
     traced, filled = activations.fullest(late, outer_share)
     after, standing = bucket_bytes(size, sharding)
     rest = inputs + dali_pool + (standing / 2 if sharding.stage == 3 else 0.0)
-    step = step_bytes(size, sharding, ranks, fused_step=fused_step)
+    step = step_bytes(size, sharding, ranks)
     return Memory(
         parameters=states.parameters,
         masters=states.masters,
@@ -93,12 +91,10 @@ def memory_of(
     )
 
 
-def step_bytes(size: ModelSize, sharding: Sharding, ranks: int, *, fused_step: bool) -> float:
+def step_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
     """Temporaries of the optimizer's step: stage 3 copies the shard's gradient."""
-    if sharding.stage is None or sharding.offloads_optimizer:
-        return 0.0
-    each = (0 if fused_step else MOMENTS) + (FP32 if sharding.stage == 3 else 0)
-    return each * size.num_params / ranks
+    copies = sharding.stage == 3 and not sharding.offloads_optimizer
+    return FP32 * size.num_params / ranks if copies else 0.0
 
 
 def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:

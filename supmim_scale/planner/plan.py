@@ -127,7 +127,7 @@ def largest_fitting(
     for place, batch in enumerate(batches):
         tried = replace(config, engine=replace(engine, micro_batch=batch))
         if place == 1:  # the largest did not fit: the smallest is all that the rest need
-            planned.prepare(engine.activation_checkpointing, set(batches), tried)
+            planned.prepare(tried, set(batches))
         setting = planned.setting(tried, ranks)
         if setting.memory.peak <= limit:
             return setting
@@ -152,6 +152,6 @@ def weak_scaling(
 def _order(ranked: Ranked) -> tuple[float, int, float]:
     """Faster; less recomputation, since what is not a product has no FLOPs here; less memory."""
     setting = ranked.setting
-    policies = ("none", "selective", "every_k", "full")
+    policies = ("none", "selective", "every_k", "first_k", "full")
     recomputed = policies.index(setting.config.engine.activation_checkpointing)
     return -round(ranked.step.images_per_s, 3), recomputed, setting.memory.peak

@@ -49,17 +49,15 @@ class Planned:
         spec = assemble.mask_spec(config, geometry(model.encoder).grid)
         self.inputs_per_image = input_bytes(config, spec, 1, self.out_features)
         self.depth = len(model.encoder.blocks)
-        self._traces: dict[tuple[str, Numerics], dict[int, Trace]] = {}
+        self._traces: dict[tuple[str, int, Numerics], dict[int, Trace]] = {}
 
-    def prepare(self, policy: str, micro_batches: set[int], config: RunConfig) -> None:
+    def prepare(self, config: RunConfig, micro_batches: set[int]) -> None:
         """Trace the smallest and the largest micro-batch, for all between them."""
         numerics = self.numerics(config, accumulation=2)
         for micro_batch in (min(micro_batches), max(micro_batches)):
-            self._trace(config, numerics, policy, micro_batch)
+            self._trace(config, numerics, micro_batch)
 
-    def setting(
-        self, config: RunConfig, ranks: int, *, pool: bool = True, fused_step: bool = True
-    ) -> Setting:
+    def setting(self, config: RunConfig, ranks: int, *, pool: bool = True) -> Setting:
         """How `config`, which differs in its engine section alone, runs on `ranks` ranks.
 
         Raises `UserError` where its batches do not divide.
@@ -71,7 +69,7 @@ class Planned:
                 "engine.kind", f"plain on {ranks} GPUs", "one", "set engine.kind=deepspeed"
             )
         numerics = self.numerics(config, accumulation)
-        activations = self._activations(config, numerics, micro_batch)
+        activations = self.activations(config, micro_batch, accumulation)
         memory = memory_of(
             self.size,
             sharding,
@@ -81,7 +79,6 @@ class Planned:
             has_ema=config.optim.ema_decay > 0,
             inputs=float(micro_batch * self.inputs_per_image),
             dali_pool=pool_bytes(config, micro_batch) if pool else 0.0,
-            fused_step=fused_step,
             are_gradients_traced=numerics.keeps_gradients,
         )
         return Setting(config, micro_batch, accumulation, sharding, memory)
@@ -92,19 +89,27 @@ class Planned:
         dtype = torch.bfloat16 if is_bf16 and not is_plain else torch.float32
         return Numerics(dtype, is_bf16 and is_plain, is_plain and accumulation == 1)
 
-    def _activations(self, config: RunConfig, numerics: Numerics, micro_batch: int) -> Trace:
-        policy = config.engine.activation_checkpointing
-        known = self._traces.get((policy, numerics), {})
+    def activations(self, config: RunConfig, micro_batch: int, accumulation: int) -> Trace:
+        """What `config`'s policy leaves alive of a micro-batch."""
+        numerics = self.numerics(config, accumulation)
+        known = self._traces.get(_trace_key(config, numerics), {})
         if not known or not min(known) <= micro_batch <= max(known):
-            self._trace(config, numerics, policy, micro_batch)
-        return ActivationModel(self._traces[policy, numerics]).at(micro_batch)
+            known = self._trace(config, numerics, micro_batch)
+        return ActivationModel(known).at(micro_batch)
 
-    def _trace(self, config: RunConfig, numerics: Numerics, policy: str, micro_batch: int) -> None:
-        known = self._traces.setdefault((policy, numerics), {})
+    def _trace(self, config: RunConfig, numerics: Numerics, micro_batch: int) -> dict[int, Trace]:
+        known = self._traces.setdefault(_trace_key(config, numerics), {})
+        policy = config.engine.activation_checkpointing
         if micro_batch not in known:
             known[micro_batch] = deep_trace(
                 config, self.depth, numerics, policy, micro_batch, self.out_features
             )
+        return known
+
+
+def _trace_key(config: RunConfig, numerics: Numerics) -> tuple[str, int, Numerics]:
+    engine = config.engine
+    return engine.activation_checkpointing, engine.checkpoint_every_k, numerics
 
 
 def pool_bytes(config: RunConfig, micro_batch: int) -> float:

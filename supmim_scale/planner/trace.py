@@ -15,6 +15,7 @@ from supmim_scale.engine.activation_checkpointing import (
     apply_activation_checkpointing,
     autocast_bf16,
 )
+from supmim_scale.models.blocks import Tokens
 from supmim_scale.models.encoder import geometry
 from supmim_scale.models.joint import JointModel
 from supmim_scale.models.masking import Masks, MaskSpec
@@ -27,34 +28,32 @@ class Trace:
 
     `saved`: alive between forward and backward; `logits`: of these, of the class head's shape;
     `forward_peak`; `outer_peak`: backward before the encoder's blocks; `block_peaks`: backward of
-    each block, in the order of execution, a row for each pass of the encoder; `done`: share of the
-    encoder's blocks that such a pass has behind it after each.
+    each block, in the order of execution; `done`: share of the encoder's blocks that backward has
+    behind it after each.
     """
 
     saved: int
     logits: int
     forward_peak: int
     outer_peak: int
-    block_peaks: tuple[tuple[int, ...], ...]
+    block_peaks: tuple[int, ...]
     done: tuple[float, ...]
 
     @property
     def peak(self) -> int:
         """The largest of all."""
-        return max(self.forward_peak, self.outer_peak, *(max(row) for row in self.block_peaks))
+        return max(self.forward_peak, self.outer_peak, *self.block_peaks)
 
     def fullest(self, late: float, outer_share: float) -> tuple[float, float]:
         """(bytes of the trace, bytes of `late`) at the moment when their sum is largest.
 
-        `late` fills while gradients become whole, with its `outer_share` before the blocks; with
-        two passes of the encoder a block's is whole in the second.
+        `late` fills while gradients become whole, with its `outer_share` before the blocks.
         """
-        *earlier, last = self.block_peaks
         filled = [late * (outer_share + (1 - outer_share) * share) for share in self.done]
         moments = [
             (self.forward_peak, 0.0),
-            *((peak, late * outer_share) for row in ((self.outer_peak,), *earlier) for peak in row),
-            *zip(last, filled, strict=True),
+            (self.outer_peak, late * outer_share),
+            *zip(self.block_peaks, filled, strict=True),
         ]
         return max(moments, key=sum)
 
@@ -81,7 +80,7 @@ def fake_trace(
     apply_activation_checkpointing(model.block_lists(), policy, config.engine.checkpoint_every_k)
     spec = assemble.mask_spec(config, geometry(model.encoder).grid)
     with mode:
-        _fill(model)
+        fill(model)
         arguments = fake_arguments(config, spec, micro_batch, out_features)
         return trace(model, arguments, numerics, policy)
 
@@ -127,9 +126,8 @@ def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics, pol
             output.loss.backward()  # the engines, too, hold the whole output until backward is over
     depth = len(model.encoder.blocks)
     outer, *blocks = [*peaks, live.peak]
-    rows = [tuple(blocks[start : start + depth]) for start in range(0, len(blocks), depth)]
     done = tuple((place + 1) / depth for place in range(depth))
-    return Trace(saved, logits, forward_peak, outer, tuple(rows), done)
+    return Trace(saved, logits, forward_peak, outer, tuple(blocks), done)
 
 
 def input_tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -148,7 +146,7 @@ def input_bytes(config: RunConfig, spec: MaskSpec, micro_batch: int, out_feature
         return storages_bytes(input_tensors(arguments))
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Parameters and buffers of the meta device become tensors of the mode around."""
     for module in model.modules():
         for name, param in module.named_parameters(recurse=False):
@@ -162,8 +160,9 @@ def _fill(model: nn.Module) -> None:
 def _marked(model: JointModel, mark: Callable[[], None]) -> Iterator[None]:
     """`mark` is called where backward enters a block of the encoder."""
 
-    def after_forward(_: nn.Module, __: Any, output: Tensor) -> None:
-        output.register_hook(lambda _grad: mark())
+    def after_forward(_: nn.Module, __: Any, output: Tokens) -> None:
+        last = output[-1] if isinstance(output, tuple) else output
+        last.register_hook(lambda _grad: mark())
 
     handles = [block.register_forward_hook(after_forward) for block in model.encoder.blocks]
     yield

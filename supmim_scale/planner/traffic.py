@@ -3,9 +3,10 @@
 Volumes: Rajbhandari et al. 2020 (arXiv 1910.02054, section 7): gradients and parameters each once
 at stages 1 and 2, parameters twice and gradients once at stage 3. DeepSpeed 0.19.8 differs, by
 its source: stages 1 and 2 all-reduce gradients where a reduce-scatter would do (twice the bytes),
-stage 2 in every micro-step; and stage 3 gathers a block anew for each pass of the encoder, but not
-once more for recomputation (bytes counted in runs of two ranks; the few blocks that are still there
-when a pass turns are not gathered again, which this leaves out).
+stage 2 in every micro-step. At stage 3 a block is gathered once forward and once backward, whatever
+the number of the encoder's passes, and not once more for recomputation (counted in runs of two
+ranks, `tests/engine/test_gathers.py`; the few blocks that are still there when forward turns into
+backward are not gathered again, which this leaves out).
 ZeRO++ (Wang et al. 2023, arXiv 2306.10209): qwZ gathers 8-bit weights, hpZ gathers for backward
 inside a node, qgZ reduces 4-bit gradients.
 """
@@ -31,8 +32,7 @@ def traffic(setting: Setting, size: ModelSize) -> list[Collective]:
             Collective("all-reduce of gradients", whole, 2 * times),
             Collective("all-gather of parameters", whole, 1),
         ]
-    gathered = size.num_params + (encoder_passes(setting) - 1) * size.encoder_params
-    weights = gathered * (_INT8 if sharding.quantized_weights else width)
+    weights = size.num_params * (_INT8 if sharding.quantized_weights else width)
     gradients = size.num_params * (_INT4 if sharding.quantized_gradients else width)
     times, has_hpz = setting.accumulation, sharding.second_shard > 1
     return [
@@ -40,9 +40,3 @@ def traffic(setting: Setting, size: ModelSize) -> list[Collective]:
         Collective("all-gather for backward", weights, times, in_node=has_hpz),
         Collective("reduce-scatter of gradients", gradients, times),
     ]
-
-
-def encoder_passes(setting: Setting) -> int:
-    """How often a forward runs the encoder."""
-    mim = setting.config.mim
-    return 2 if mim.weight and mim.layout != "masked_only" else 1

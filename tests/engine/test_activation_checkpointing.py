@@ -10,7 +10,7 @@ from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.targets import PixelTarget
 
-POLICIES = {"none": 0, "full": 6, "every_k": 3, "selective": 6}
+POLICIES = {"none": 0, "full": 6, "every_k": 3, "first_k": 4, "selective": 6}
 
 
 def gradients(layout, policy):

@@ -9,7 +9,7 @@ from supmim_scale.models.joint import LAYOUTS
 
 STAGES = {"zero1": "zero1", "zero2": "zero2", "zero3": "tests/ds/zero3_bare.json"}
 POLICIES = ("none", "full", "every_k", "selective")
-FP32, BF16 = 1e-5, 2e-2  # of losses
+FP32, BF16, FP8 = 1e-5, 2e-2, 5e-2  # of losses
 DERIVED = 1e-4  # of gradient norms and weights, where 20 steps of Adam enlarge rounding
 
 # What a job trains, beside the plain run of the same options.
@@ -42,7 +42,13 @@ def sharded(tmp_path_factory):
         job(f"bf16/{stage}/full", f"engine.ds_config={path}", "engine.precision=bf16")
         for stage, path in STAGES.items()
     ]
+    jobs += [job("fp8/zero3/full", f"engine.ds_config={STAGES['zero3']}", "engine.fp8=emulated")]
     jobs += [job("offload/zero3/full", "engine.ds_config=zero3_offload")]
+    jobs += [
+        job(f"compiled/zero3/{policy}", f"engine.ds_config={STAGES['zero3']}",
+            f"engine.activation_checkpointing={policy}", "engine.compile=true")
+        for policy in ("none", "selective")
+    ]  # fmt: skip
     # Selective checkpointing in processes of its own: DeepSpeed's linear outlives an engine.
     selective = [name for name in jobs if "checkpointing=selective" in name]
     results = [{}, {}]
@@ -103,10 +109,24 @@ def test_offloading_to_the_host_changes_nothing(sharded, plain):
     assert gap(found, plain["clean_and_masked"], "losses") < FP32
 
 
+@pytest.mark.parametrize("policy", ["none", "selective"])
+def test_compiled_blocks_change_nothing(sharded, plain, policy):
+    found = sharded[0][f"compiled/zero3/{policy}"]
+    assert gap(found, plain["clean_and_masked"], "losses") < FP32
+    assert gap(found, plain["clean_and_masked"], "norms") < DERIVED
+    assert found["graph_breaks"] == []
+    assert found["graphs"] == 3  # of two passes of the encoder, and the decoder
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_follows_fp32(sharded, plain, stage):
     found, expected = sharded[0][f"bf16/{stage}/full"], plain["clean_and_masked"]
     assert gap(found, expected, "losses") < BF16 * expected["losses"][0]
+
+
+def test_fp8_follows_fp32(sharded, plain):
+    found, expected = sharded[0]["fp8/zero3/full"], plain["clean_and_masked"]
+    assert 0 < gap(found, expected, "losses") < FP8 * expected["losses"][0]
 
 
 def test_losses_fall(plain):
@@ -144,6 +164,8 @@ def test_a_step_with_a_nan_is_skipped_counted_and_harms_nothing(sharded, plain):
 
 
 def test_the_bare_file_really_shards_everything():
-    """The matrix would prove less if small parameters stayed whole on every rank."""
-    content = json.loads((ROOT / STAGES["zero3"]).read_text())
-    assert content["zero_optimization"]["stage3_param_persistence_threshold"] == 0
+    """The matrix would prove less if parameters stayed whole on every rank."""
+    zero = json.loads((ROOT / STAGES["zero3"]).read_text())["zero_optimization"]
+    block = 12 * 32**2  # parameters of a block of the tests' width, but for biases and norms
+    assert zero["stage3_param_persistence_threshold"] == 0
+    assert block < zero["stage3_max_live_parameters"] < 2 * block

@@ -12,7 +12,7 @@ from supmim_scale.flops import inference_flops, step_flops
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.models.masking import draw_masks
 
-POLICIES = ("none", "full", "every_k", "selective")
+POLICIES = ("none", "full", "every_k", "first_k", "selective")
 OUT = 1024
 
 
@@ -75,6 +75,18 @@ def test_analytic_flops_follow_every_option(overrides, policy):
     config = config_for("vit_b14", *overrides)
     flops = step_flops(assemble.joint_shape(config, OUT), policy, every_k=2)
     assert counted(config, policy) == (flops.forward, flops.backward + flops.recompute)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("policy", ["none", "full", "every_k"])
+def test_flops_of_kept_samples_are_those_of_a_micro_batch(layout, policy):
+    options = ["model.drop_path=0.4", "model.drop_path_kept=true", f"mim.layout={layout}"]
+    config = config_for("vit_b14", *options)
+    flops = step_flops(assemble.joint_shape(config, OUT, micro_batch=6), policy, every_k=2)
+    found = counted(config, policy, batch=6)
+    assert found == pytest.approx((flops.forward, flops.backward + flops.recompute), rel=1e-8)
+    whole = step_flops(assemble.joint_shape(config_for("vit_b14", *options[2:]), OUT), policy)
+    assert flops.forward < 0.85 * whole.forward
 
 
 def test_inference_costs_what_timms_model_costs():

@@ -13,7 +13,7 @@ from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.live import LiveBytes, storages_bytes
 from supmim_scale.planner.trace import Numerics, input_tensors
 
-POLICIES = ("none", "full", "every_k", "selective")
+POLICIES = ("none", "full", "every_k", "first_k", "selective")
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -30,9 +30,29 @@ def test_a_plain_run_needs_what_was_predicted(benchmark, precision, layout, poli
     job = {
         "model": "vit_ti16", "layout": layout, "stage": 0, "policy": policy, "image_size": 64,
         "micro_batch": 8, "ranks": 1, "precision": precision, "accumulation": 1,
-        "reduce_bucket": 1, "ds_config": "zero1",
+        "reduce_bucket": 1, "ds_config": "zero1", "timeline": False, "snapshots": ".",
     }  # fmt: skip
-    row = benchmark.measure(job, benchmark.config_of(job), ALONE)
+    row = benchmark.describe(job) | benchmark.measure(job, ALONE)
     assert abs(row["peak_error"]) < 0.05
     assert list(row["phases"]) == list(benchmark.PHASES)
     assert "| " + layout in benchmark.table([row])
+    assert sum(row["measured_bytes"].values()) == row["measured_peak_bytes"]
+    for kind in ("parameters", "optimizer", "inputs"):
+        assert row["measured_bytes"][kind] == pytest.approx(row["predicted_bytes"][kind], rel=0.01)
+    assert row["measured_bytes"]["activations"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
+def test_a_head_so_large_that_the_optimizers_step_is_fullest_is_predicted_too(benchmark):
+    job = {
+        "model": "vit_ti16,depth=2,num_classes=21841", "layout": "clean_and_masked", "stage": 0,
+        "policy": "full", "image_size": 32, "micro_batch": 2, "ranks": 1, "precision": "fp32",
+        "accumulation": 1, "reduce_bucket": 1, "ds_config": "zero1", "timeline": True,
+        "snapshots": ".",
+    }  # fmt: skip
+    row = benchmark.measure(job, ALONE)
+    assert row["fullest_phase"] == "step"
+    assert abs(row["peak_error"]) < 0.01
+    assert sum(row["measured_bytes"].values()) == row["measured_peak_bytes"]
+    tops = [sum(point.values()) - point["operation"] for point in row["timeline"]]
+    assert max(tops) == row["measured_peak_bytes"]

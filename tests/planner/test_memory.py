@@ -16,7 +16,7 @@ STAGE_3 = Sharding(
 )  # fmt: skip
 TRACE = Trace(
     saved=5000, logits=100, forward_peak=5100, outer_peak=5200,
-    block_peaks=((5000, 3000), (2900, 100)), done=(0.5, 1.0),
+    block_peaks=(2900, 100), done=(0.5, 1.0),
 )  # fmt: skip
 
 

@@ -51,10 +51,10 @@ def test_volumes_are_those_of_zero(overrides, volumes):
     assert [c.num_bytes * c.times / whole for c in traffic(setting, plan.size)] == volumes
 
 
-def test_a_second_pass_of_the_encoder_gathers_its_blocks_again():
+def test_a_second_pass_of_the_encoder_gathers_nothing_again():
     plan, setting, _, _ = planned("engine.ds_config=zero3")
     forward = traffic(setting, plan.size)[0]
-    assert forward.num_bytes == 2 * (plan.size.num_params + plan.size.encoder_params)
+    assert forward.num_bytes == 2 * plan.size.num_params
 
 
 def test_zero_plus_plus_quarters_what_leaves_the_node():

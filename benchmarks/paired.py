@@ -1,0 +1,166 @@
+"""Ratios of two steps that live in one process and take turns, A B B A and so on.
+
+What disturbs a machine disturbs both, so that the ratio of a round can be trusted where the times
+cannot. The figure is the median of the rounds' ratios; its interval is that of order statistics.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from baselines import baseline_step
+from measuring import one_profiled_step
+from ranks import Job, Row
+from scipy import stats
+from steps import CLASSIFICATION, Step, our_step, recipe_of
+
+from supmim_scale.config import digest
+from supmim_scale.engine import World
+from supmim_scale.engine.base import resolve_precision
+from supmim_scale.provenance import peak_memory_bytes
+
+COVERAGE = 0.95
+# Relative, after all steps from the same weights on the same batch.
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two steps to compare: `time` of A over time of B, or `speed`, which is its inverse.
+
+    A side is our layout, or the name of a baseline, or zeroN:LAYOUT. `bound`: the most a time, the
+    least a speed may be; None: nothing is promised here. `per_flop`: divided by the ratio of FLOPs.
+    `same_loss`: both learn the same.
+    """
+
+    first: str
+    second: str
+    kind: str
+    what: str
+    bound_cpu: float | None
+    bound_gpu: float | None
+    per_flop: bool = False
+    same_loss: bool = True
+
+
+PAIRS = {
+    "by_hand": Pair(
+        "clean_and_masked", "by_hand", "time", "our joint step / plain PyTorch by hand", 1.05, 1.05
+    ),
+    "classification": Pair(
+        "clean_and_masked", CLASSIFICATION, "time", "joint / classification, / ratio of FLOPs",
+        1.10, 1.10, per_flop=True, same_loss=False,
+    ),
+    "timm": Pair(
+        CLASSIFICATION, "timm", "speed", "our classification step, x timm's eager step", None, 1.20
+    ),
+    "timm_compiled": Pair(
+        CLASSIFICATION, "timm_compiled", "speed",
+        "our classification step, x timm's compiled step", None, 1.05,
+    ),
+    "two_forwards": Pair(
+        "clean_and_masked", "two_forwards", "speed",
+        "our joint step, x plain PyTorch with two whole forwards", None, 1.25, same_loss=False,
+    ),
+    "stage3": Pair(
+        "zero3:clean_and_masked", "zero1:clean_and_masked", "time", "ZeRO-3 / ZeRO-1 on one rank",
+        None, 1.10,
+    ),
+}  # fmt: skip
+
+
+def measure_pair(job: Job, world: World) -> Row:
+    """Rounds of a pair in this one process, its ratio and what was promised of it.
+
+    Where both sides learn the same their losses after the same number of steps must agree, else
+    the row is an error.
+    """
+    pair = PAIRS[job["pair"]]
+    first, second = (side_step(side, job, world) for side in (pair.first, pair.second))
+    losses = [0.0, 0.0]
+    for _ in range(job["warmup"]):
+        losses = [float(step.run()) for step in (first, second)]
+    rounds = take_turns(first, second, job["rounds"], job["steps"], world.device)
+    config = recipe_of(job)
+    precision = resolve_precision(config.engine.precision, world.device)
+    flop_ratio = first.flops.model / second.flops.model
+    is_cuda = world.device.type == "cuda"
+    row = {
+        "kind": "pair", "pair": job["pair"], "what": pair.what, "ratio_of": pair.kind,
+        **{name: job[name] for name in ("model", "image_size", "policy", "overrides")},
+        "engine": f"zero{job['stage']}" if job["stage"] else "plain",
+        "first": pair.first, "second": pair.second, "precision": precision,
+        "images": first.images, "threads": torch.get_num_threads(), "rounds": job["rounds"],
+        "steps_a_round": job["steps"], "steps_warmup": job["warmup"], "digest": digest(config),
+        "losses": losses, "flop_ratio": flop_ratio, "peak_memory_bytes": peak_memory_bytes(),
+        "first_s": statistics.median(a for a, _ in rounds) / job["steps"],
+        "second_s": statistics.median(b for _, b in rounds) / job["steps"],
+        "attention": one_profiled_step(first)["attention"],
+    }  # fmt: skip
+    gap = abs(losses[0] - losses[1]) / abs(losses[1])
+    if pair.same_loss and not gap <= LOSS_TOLERANCE[precision]:
+        return row | {"error": f"loss {losses[0]:.6f} where {pair.second} has {losses[1]:.6f}"}
+    scale = flop_ratio if pair.per_flop else 1.0
+    ratios = [a / b / scale if pair.kind == "time" else b / a for a, b in rounds]
+    bound = pair.bound_gpu if is_cuda else pair.bound_cpu
+    return row | verdict(ratios, bound, pair.kind) | {"round_ratios": ratios}
+
+
+def side_step(side: str, job: Job, world: World) -> Step:
+    """The step that a side names, under the job's engine unless it names its own."""
+    stage, colon, layout = side.rpartition(":")
+    if layout in (CLASSIFICATION, "clean_and_masked", "clean_and_masked_tokens", "masked_only"):
+        own = int(stage.removeprefix("zero")) if colon else job["stage"]
+        return our_step(recipe_of({**job, "layout": layout, "stage": own}), world)
+    # The plain recipe: overrides say how our engine runs, of which a baseline knows nothing.
+    return baseline_step(side, recipe_of({**job, "stage": None, "overrides": []}), world)
+
+
+def take_turns(
+    first: Step, second: Step, rounds: int, count: int, device: torch.device
+) -> list[tuple[float, float]]:
+    """Seconds of `count` steps of each in every round; who begins changes from round to round."""
+    found = []
+    for number in range(rounds):
+        if number % 2:
+            b, a = (_seconds(step.run, count, device) for step in (second, first))
+        else:
+            a, b = (_seconds(step.run, count, device) for step in (first, second))
+        found.append((a, b))
+    return found
+
+
+def verdict(ratios: list[float], bound: float | None, kind: str) -> Row:
+    """Median and interval of rounds' ratios, and whether the median keeps the bound."""
+    low, high = median_interval(ratios)
+    median = statistics.median(ratios)
+    row: Row = {"ratio": median, "ratio_low": low, "ratio_high": high, "bound": bound}
+    if bound is None:
+        return row | {"verdict": None, "verdict_reason": "no bound is stated for this device"}
+    is_kept = median <= bound if kind == "time" else median >= bound
+    is_clear = high <= bound or low > bound if kind == "time" else low >= bound or high < bound
+    return row | {"verdict": "PASS" if is_kept else "FAIL", "is_clear": is_clear}
+
+
+def median_interval(values: list[float], coverage: float = COVERAGE) -> tuple[float, float]:
+    """The narrowest symmetric pair of order statistics that holds the median with at least
+    `coverage` (the ends where so few values cannot)."""
+    ordered, count = sorted(values), len(values)
+    for k in range((count - 1) // 2, -1, -1):
+        if 1 - 2 * stats.binom.cdf(k, count, 0.5) >= coverage:
+            return ordered[k], ordered[count - 1 - k]
+    return ordered[0], ordered[-1]
+
+
+def _seconds(call: Callable[[], object], count: int, device: torch.device) -> float:
+    """Waits: wall seconds of some calls."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

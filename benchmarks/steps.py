@@ -1,0 +1,172 @@
+"""The training steps that the benchmarks measure: ours, on a fixed batch, and what a job is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ranks import Job
+from torch import Tensor, nn
+
+from supmim_scale import assemble
+from supmim_scale.config import RunConfig, load_config
+from supmim_scale.config.checks import accumulation_steps
+from supmim_scale.engine import World, build_engine
+from supmim_scale.engine.base import resolve_precision
+from supmim_scale.errors import UserError
+from supmim_scale.flops import StepFlops, step_flops
+from supmim_scale.models.joint import JointModel
+from supmim_scale.models.losses import class_targets
+from supmim_scale.models.masking import Masks, draw_masks
+from supmim_scale.planner.budget import within_budget
+from supmim_scale.run import engine_settings
+
+CODES = 1024
+CLASSES = 1000
+LR = 1e-4
+CLASSIFICATION = "classification"  # a layout's name for the supervised baseline
+_VARIED = ("engine", "input")  # the sections that must not change the result
+
+
+@dataclass
+class Step:
+    """A training step, whoever wrote it.
+
+    `module` is what forward runs, `forward_backward` gives the detached loss of a micro-batch,
+    `apply` updates the weights, `images` are those of a step over all ranks.
+    """
+
+    module: nn.Module
+    forward_backward: Callable[[], Tensor]
+    apply: Callable[[], None]
+    flops: StepFlops
+    images: int
+
+    def run(self) -> Tensor:
+        """One whole step; its loss."""
+        loss = self.forward_backward()
+        self.apply()
+        return loss
+
+
+@dataclass(frozen=True)
+class FixedBatch:
+    """A rank's slice of one global batch that is the same for every world size."""
+
+    images_BCHW: Tensor
+    labels_B: Tensor
+    targets_BK: Tensor
+    masks: Masks
+    codes_BN: Tensor
+
+    def arguments(self, *, is_joint: bool) -> tuple[Any, ...]:
+        """Of `JointModel.forward`."""
+        if not is_joint:
+            return self.images_BCHW, self.targets_BK
+        return self.images_BCHW, self.targets_BK, self.masks, self.codes_BN
+
+
+def recipe_of(job: Job) -> RunConfig:
+    """The smoke recipe with the job's model at its own size, and without a moving average, which
+    the baselines do not keep. Raises `UserError`.
+
+    `model` is a name, or NAME,key=value,... with keys of the model section.
+    """
+    name, *shape = job["model"].split(",")
+    engine = ["engine.kind=plain"]
+    if job["stage"]:
+        file = job.get("ds_config") or f"zero{job['stage']}"
+        engine = ["engine.kind=deepspeed", f"engine.ds_config={file}"]
+    is_joint = job["layout"] != CLASSIFICATION
+    objective = f"mim.layout={job['layout']}" if is_joint else "mim.weight=0"
+    own_size = [f"model.{key}=null" for key in ("patch_size", "width", "depth", "heads")]
+    images = job["micro_batch"] * job["ranks"] * job.get("accumulation", 1)
+    return load_config(
+        "smoke",
+        [
+            *engine, *own_size, "model.decoder_width=null", f"model.name={name}", objective,
+            f"model.image_size={job['image_size']}", f"model.num_classes={CLASSES}",
+            *(f"model.{word}" for word in shape), f"mim.codebook_size={CODES}",
+            f"engine.activation_checkpointing={job['policy']}",
+            f"engine.precision={job['precision']}",
+            f"engine.micro_batch={job['micro_batch'] * (1 if job['stage'] else job['ranks'])}",
+            f"optim.lr={LR}", "optim.ema_decay=0", f"optim.global_batch={images}",
+            *job.get("overrides", []),
+        ],
+    )  # fmt: skip
+
+
+def require_runnable(job: Job) -> None:
+    """Raise `UserError` for what is wrong with a job's recipe or model, before a rank starts."""
+    assemble.encoder_geometry(recipe_of(job))
+
+
+def require_varied(words: list[str]) -> list[list[str]]:
+    """Every combination of `KEY=VALUE[,VALUE...]` words, each a list of overrides.
+
+    Raises `UserError` for a key whose value may change the result.
+    """
+    combined: list[list[str]] = [[]]
+    for word in words:
+        key, _, values = word.partition("=")
+        if key.partition(".")[0] not in _VARIED or not values:
+            raise UserError(
+                "--vary", f"'{word}'", "engine.KEY=VALUE[,VALUE] or input.KEY=VALUE[,VALUE]",
+                "other keys change what is learned; use the other flags for them",
+            )  # fmt: skip
+        combined = [[*row, f"{key}={value}"] for row in combined for value in values.split(",")]
+    return combined
+
+
+def fixed_batch(config: RunConfig, world: World, micro: int) -> FixedBatch:
+    """This rank's images, labels, masks and code ids, on its device, drawn from the seed."""
+    whole, size, classes = config.optim.global_batch, config.model.image_size, config.model
+    rng = torch.Generator().manual_seed(config.seed)
+    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    images = torch.randn(whole, 3, size, size, generator=rng)
+    labels = torch.randint(classes.num_classes, (whole, 1), generator=rng)
+    codes = torch.randint(CODES, (whole, spec.num_patches), generator=rng)
+    mine = slice(world.rank * micro, (world.rank + 1) * micro)
+    ids = np.arange(whole)[mine]
+    targets = class_targets(
+        labels[mine], classes.num_classes, config.loss.kind, config.loss.label_smoothing
+    )
+    # Cloned: a slice would keep the whole batch alive.
+    return FixedBatch(
+        images[mine].clone().to(world.device),
+        labels[mine, 0].clone().to(world.device),
+        targets.to(world.device),
+        draw_masks(spec, config.seed, np.zeros_like(ids), ids).to(world.device),
+        codes[mine].clone().to(world.device),
+    )
+
+
+def joint_model(config: RunConfig) -> JointModel:
+    """The recipe's model, drawn from its seed."""
+    return assemble.joint_model(config, CODES if config.mim.weight else 0)
+
+
+def our_step(config: RunConfig, world: World) -> Step:
+    """Collective: the step that `supmim-scale train` takes."""
+    micro, accumulation = accumulation_steps(config, world.world_size)
+    precision = resolve_precision(config.engine.precision, world.device)
+    config = within_budget(config, world.world_size, precision)
+    model = joint_model(config)
+    settings = engine_settings(config, micro, accumulation, precision, world.device)
+    engine = build_engine(model, settings, world)
+    batch = fixed_batch(config, world, micro)
+    arguments = batch.arguments(is_joint=config.mim.weight > 0)
+    return Step(
+        module=model,
+        forward_backward=lambda: engine.forward_backward(*arguments).loss.detach(),
+        apply=lambda: engine.apply(LR),
+        flops=our_flops(config),
+        images=config.optim.global_batch,
+    )
+
+
+def our_flops(config: RunConfig) -> StepFlops:
+    """FLOPs of an image under the recipe's policy."""
+    engine, shape = config.engine, assemble.joint_shape(config, CODES)
+    return step_flops(shape, engine.activation_checkpointing, engine.checkpoint_every_k)

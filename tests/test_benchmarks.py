@@ -1,0 +1,186 @@
+"""The arithmetic of the benchmarks, and what they refuse."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from supmim_scale.engine import World
+
+ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), launcher="none")
+JOB = {
+    "model": "vit_ti16,depth=2,width=64,heads=2", "layout": "clean_and_masked", "stage": None,
+    "policy": "none", "precision": "fp32", "micro_batch": 2, "ranks": 1, "image_size": 32,
+    "overrides": [],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """The one line that a benchmark ends with, before any rank has started."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        assert importlib.import_module(name).main() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+def losses(step, count=3):
+    return [float(step.run()) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("by_hand", "clean_and_masked"), ("two_forwards", "clean_and_masked_tokens"),
+     ("timm", "classification")],
+)  # fmt: skip
+def test_a_step_written_by_hand_learns_what_ours_does(name, layout):
+    from baselines import BASELINES, baseline_step
+    from steps import our_step, recipe_of
+
+    config = recipe_of({**JOB, "layout": layout})
+    theirs = baseline_step(name, config, ALONE)
+    assert BASELINES[name][0] == layout
+    assert losses(theirs) == pytest.approx(losses(our_step(config, ALONE)), rel=1e-5)
+
+
+def test_the_flops_by_hand_are_ours_and_two_forwards_embed_twice():
+    from baselines import baseline_step
+    from steps import our_step, recipe_of
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = recipe_of(JOB)
+    ours, hand, twice = (
+        our_step(config, ALONE),
+        *(baseline_step(name, config, ALONE) for name in ("by_hand", "two_forwards")),
+    )
+    assert hand.flops == ours.flops
+    counted = []
+    for step in (ours, hand, twice):
+        with FlopCounterMode(display=False) as counter:
+            step.forward_backward()
+        attention = (
+            # torch 2.13 counts attention on a CPU as 0
+            step.flops.model * step.images - counter.get_total_flops()
+        )
+        counted.append(attention / step.images)
+    assert counted[0] == counted[1] > 0
+    assert counted[2] > counted[0]
+
+
+def test_the_interval_of_a_median_holds_as_much_as_it_says():
+    from paired import median_interval
+
+    # Of 12 values the third and the tenth hold the median with 96.1 % (tables of order statistics).
+    assert median_interval(list(range(12))) == (2, 9)
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "word"),
+    [("time", 1.05, "PASS"), ("time", 0.95, "FAIL"), ("speed", 1.05, "FAIL"),
+     ("speed", 0.9, "PASS")],
+)  # fmt: skip
+def test_a_ratio_is_held_against_its_bound(kind, bound, word):
+    from paired import verdict
+
+    row = verdict([0.99, 1.0, 1.01], bound, kind)
+    assert (row["verdict"], row["is_clear"]) == (word, True)
+    assert verdict([1.0, 1.0, 1.0], None, kind)["verdict"] is None
+
+
+def test_pairs_take_turns_and_who_begins_changes():
+    from paired import take_turns
+
+    order = []
+
+    class Told:
+        def __init__(self, name):
+            self.run = lambda: order.append(name)
+
+    take_turns(Told("a"), Told("b"), 4, 1, torch.device("cpu"))
+    assert "".join(order) == "abbaabba"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 8, 100, 1000])
+def test_the_largest_batch_is_found(limit):
+    from probing import GRAIN, search
+
+    found = search(lambda images: images <= limit, 512)
+    assert found <= min(limit, 512)
+    assert found == min(limit, 512) // (GRAIN if limit >= GRAIN else 1) * (
+        GRAIN if limit >= GRAIN else 1
+    )
+
+
+def test_a_page_keeps_what_stands_around_its_rows():
+    from pages import between_markers
+
+    page = between_markers("# Mine\n", "first")
+    page = between_markers(page + "after\n", "second")
+    assert page.startswith("# Mine\n")
+    assert page.endswith("after\n")
+    assert "second" in page
+    assert "first" not in page
+
+
+def test_rows_vary_in_what_must_not_change_the_result():
+    from steps import require_varied
+
+    found = require_varied(["engine.checkpoint_every_k=2,3", "input.threads=1"])
+    assert found == [["engine.checkpoint_every_k=2", "input.threads=1"],
+                     ["engine.checkpoint_every_k=3", "input.threads=1"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "word"),
+    [
+        ("throughput", ("--vary", "optim.lr=1,2"), "--vary: found 'optim.lr=1,2'"),
+        ("throughput", ("--vary", "engine.warp=9"), "engine.warp"),
+        ("memory", ("--models", "vit_q99"), "model.name: found 'vit_q99'"),
+        ("throughput_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
+        ("memory_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
+    ],
+)
+def test_a_benchmark_refuses_what_it_cannot_run(refused, name, arguments, word):
+    assert word in refused(name, *arguments)
+
+
+def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
+    from paired import measure_pair
+    from throughput_report import figure, markdown
+
+    job = {**JOB, "pair": "by_hand", "warmup": 2, "rounds": 2, "steps": 1}
+    row = measure_pair(job, ALONE)
+    assert row["verdict"] in ("PASS", "FAIL")
+    assert row["losses"][0] == pytest.approx(row["losses"][1], rel=1e-5)
+    assert any("scaled_dot_product" in name for name in row["attention"])
+    page = markdown([json.loads(json.dumps(row | {"device": "x", "device_count": 0}))])
+    assert "not run: no GPU" in page
+    assert row["verdict"] in page
+    figure([row]).savefig(tmp_path / "picture.png")
+
+
+def test_the_shapes_of_a_model_hold_its_flops():
+    from shapes import _call, shapes_of
+    from steps import our_flops, recipe_of
+
+    config = recipe_of(JOB)
+    found = shapes_of(config, 2)
+    flops = sum(
+        _call(kind, sizes, torch.float32, ALONE.device)[1] * count
+        for (kind, sizes), count in found.items()
+    )
+    embedding = 2 * 4 * 64 * 3 * 16**2  # patches x width x values: a convolution, no product
+    assert flops == 2 * (our_flops(config).model - 2 * embedding)
