@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from supmim_scale import draws
@@ -76,7 +76,7 @@ def draw_mix(
     cuts_B = u_B4[:, 0] < (settings.cutmix_share if settings.mixup else 1.0)
     cuts_B &= settings.cutmix > 0
     alpha_B = np.where(cuts_B, settings.cutmix, settings.mixup)
-    own_B = beta.ppf(u_B4[:, 1], alpha_B, alpha_B)
+    own_B = betaincinv(alpha_B, alpha_B, u_B4[:, 1])  # the Beta distribution's quantile
     # The box has its centre anywhere and is cut off at the edges; its true area is the share.
     half_B = np.rint(size * np.sqrt(1 - own_B) / 2)
     centres_B2 = np.floor(u_B4[:, 2:] * size)
