@@ -8,7 +8,7 @@
 # passed over. SECONDS_A_PIECE changes the limit.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-pieces=(shapes vit_l14 pairs stage3 vit_h14 vit_g14 memory compile auto profile smoke dataloader tests)
+pieces=(shapes vit_l14 pairs stage3 vit_h14 vit_g14 memory compile attention fp8 auto profile smoke dataloader tests)
 out=${1:-benchmarks/results}
 [[ $# -lt 2 ]] || pieces=("${@:2}")
 limit=${SECONDS_A_PIECE:-530}
@@ -26,6 +26,12 @@ failed=()
 mfu() {
   "$python" benchmarks/throughput.py --models "$1" --micro-batch "$2" --ranks 1 --precision bf16 \
     --stages 1 3 --policies none full --baselines --out "$rows"
+}
+
+# Before and after in one run, of ViT-L/14 without recomputation: BATCH BASELINE KEY=VALUES...
+vary() {
+  "$python" benchmarks/throughput.py --models vit_l14 --micro-batch "$1" --ranks 1 \
+    --precision bf16 --stages 1 3 --policies none --baselines "$2" --vary "${@:3}" --out "$rows"
 }
 
 paired() {
@@ -48,15 +54,9 @@ piece() {
         --layouts clean_and_masked --ranks 1 --micro-batch 64 --reduce-bucket 500000000 --timeline \
         --out "$out/memory_$device.jsonl"
       ;;
-    compile) # where the engine has it: before and after in one run
-      "$python" -m supmim_scale recipes smoke | grep -q '^ *compile:' || {
-        echo "not run: no recipe key engine.compile"
-        return
-      }
-      "$python" benchmarks/throughput.py --models vit_l14 --micro-batch 128 --ranks 1 \
-        --precision bf16 --stages 1 3 --policies none --baselines timm timm_compiled \
-        --vary engine.compile=false,true --out "$rows"
-      ;;
+    compile) vary 128 timm_compiled engine.compile=false,true ;;
+    attention) vary 128 timm engine.attention=torch,flash,cudnn,efficient,fastest ;;
+    fp8) vary 128 timm_compiled engine.compile=true engine.fp8=none,linears ;;
     auto)
       "$python" benchmarks/throughput.py --models vit_l14 --micro-batch auto --ranks 1 \
         --precision bf16 --stages 1 3 --policies none full --baselines --out "$rows"
@@ -80,14 +80,15 @@ piece() {
       ;;
     tests) "$python" -m pytest -n 0 -m gpu ;;
     *)
-      echo "error: no piece $1; choose from ${pieces[*]}" >&2
+      echo "error: no piece $1; choose from $all" >&2
       return 2
       ;;
   esac
 }
 
-export -f piece mfu paired
-export python out rows device
+export -f piece mfu vary paired
+all="${pieces[*]}"
+export python out rows device all
 for name in "${pieces[@]}"; do
   echo "== $name, $(date +%T) =="
   # shellcheck disable=SC2016 # expanded by the inner shell

@@ -1,5 +1,6 @@
 """Clocks, roofs and counters of a measured step; a column without a value has its reason."""
 
+import math
 import statistics
 import subprocess
 import time
@@ -150,7 +151,9 @@ def planned(config: RunConfig, world: World, images_per_s: float | None) -> Row:
     known, cluster = Planned(config), cluster_of(name, 1, world.world_size)
     setting = known.setting(config, world.world_size, pool=False)
     shape = assemble.joint_shape(config, known.out_features)
-    rate = step_time(setting, cluster, known.size, shape, Assumed()).images_per_s
+    rate = step_time(
+        setting, cluster, known.size, shape, Assumed(decoded_per_s=math.inf)
+    ).images_per_s
     error = rate / images_per_s - 1
     return {"planned_images_per_s": rate, "planned_error": error, "planned_reason": None}
 

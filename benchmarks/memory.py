@@ -39,11 +39,11 @@ from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.engine import Engine, World, build_engine
 from supmim_scale.engine.base import resolve_precision
+from supmim_scale.engine_choice import engine_settings
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.planner.live import is_logits_of
 from supmim_scale.planner.setting import Planned
 from supmim_scale.planner.trace import input_tensors
-from supmim_scale.run import engine_settings
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 PHASES = ("init", "forward", "backward", "step")
@@ -167,7 +167,7 @@ def measure(job: Job, world: World) -> Row:
     with census:
         model = joint_model(config)
         model.register_forward_hook(lambda *_: phases.update(forward=meter.read()))
-        settings = engine_settings(config, micro, accumulation, precision, world.device)
+        settings = engine_settings(config, micro, accumulation, precision, "torch")
         engine = build_engine(model, settings, world)
         batch = fixed_batch(config, world, micro)
         arguments = batch.arguments(is_joint=config.mim.weight > 0)

@@ -22,6 +22,7 @@ from supmim_scale.engine.base import resolve_precision
 from supmim_scale.provenance import peak_memory_bytes
 
 COVERAGE = 0.95
+_TORCHS_LINEAR = torch.nn.functional.linear
 # Relative, after all steps from the same weights on the same batch.
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
@@ -78,26 +79,26 @@ def measure_pair(job: Job, world: World) -> Row:
     the row is an error.
     """
     pair = PAIRS[job["pair"]]
-    first, second = (side_step(side, job, world) for side in (pair.first, pair.second))
+    first, second = (Side.built(side, job, world) for side in (pair.first, pair.second))
     losses = [0.0, 0.0]
     for _ in range(job["warmup"]):
         losses = [float(step.run()) for step in (first, second)]
     rounds = take_turns(first, second, job["rounds"], job["steps"], world.device)
     config = recipe_of(job)
     precision = resolve_precision(config.engine.precision, world.device)
-    flop_ratio = first.flops.model / second.flops.model
+    flop_ratio = first.step.flops.model / second.step.flops.model
     is_cuda = world.device.type == "cuda"
     row = {
         "kind": "pair", "pair": job["pair"], "what": pair.what, "ratio_of": pair.kind,
         **{name: job[name] for name in ("model", "image_size", "policy", "overrides")},
         "engine": f"zero{job['stage']}" if job["stage"] else "plain",
         "first": pair.first, "second": pair.second, "precision": precision,
-        "images": first.images, "threads": torch.get_num_threads(), "rounds": job["rounds"],
+        "images": first.step.images, "threads": torch.get_num_threads(), "rounds": job["rounds"],
         "steps_a_round": job["steps"], "steps_warmup": job["warmup"], "digest": digest(config),
         "losses": losses, "flop_ratio": flop_ratio, "peak_memory_bytes": peak_memory_bytes(),
         "first_s": statistics.median(a for a, _ in rounds) / job["steps"],
         "second_s": statistics.median(b for _, b in rounds) / job["steps"],
-        "attention": one_profiled_step(first)["attention"],
+        "attention": one_profiled_step(first.step)["attention"],
     }  # fmt: skip
     gap = abs(losses[0] - losses[1]) / abs(losses[1])
     if pair.same_loss and not gap <= LOSS_TOLERANCE[precision]:
@@ -106,6 +107,30 @@ def measure_pair(job: Job, world: World) -> Row:
     ratios = [a / b / scale if pair.kind == "time" else b / a for a, b in rounds]
     bound = pair.bound_gpu if is_cuda else pair.bound_cpu
     return row | verdict(ratios, bound, pair.kind) | {"round_ratios": ratios}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A step with the linear function it was built under.
+
+    DeepSpeed's stage 3 puts its own in torch's place for the whole process (0.19,
+    partition_parameters.py), where it would slow the other side down too.
+    """
+
+    step: Step
+    linear: Callable[..., torch.Tensor]
+
+    @classmethod
+    def built(cls, side: str, job: Job, world: World) -> "Side":
+        """The side that a pair names."""
+        torch.nn.functional.linear = _TORCHS_LINEAR
+        step = side_step(side, job, world)
+        return cls(step, torch.nn.functional.linear)
+
+    def run(self) -> torch.Tensor:
+        """One whole step; its loss."""
+        torch.nn.functional.linear = self.linear
+        return self.step.run()
 
 
 def side_step(side: str, job: Job, world: World) -> Step:
@@ -119,7 +144,7 @@ def side_step(side: str, job: Job, world: World) -> Step:
 
 
 def take_turns(
-    first: Step, second: Step, rounds: int, count: int, device: torch.device
+    first: Side, second: Side, rounds: int, count: int, device: torch.device
 ) -> list[tuple[float, float]]:
     """Seconds of `count` steps of each in every round; who begins changes from round to round."""
     found = []

@@ -11,9 +11,9 @@ from steps import fixed_batch, joint_model, recipe_of
 
 from supmim_scale.engine import World, build_engine
 from supmim_scale.engine.base import resolve_precision
+from supmim_scale.engine_choice import engine_settings
 from supmim_scale.errors import UserError
 from supmim_scale.planner.live import LiveBytes
-from supmim_scale.run import engine_settings
 
 MOST = 8192  # images, beyond which no more is tried on a GPU
 MOST_ON_CPU = 256  # there a batch costs time, not memory
@@ -59,7 +59,7 @@ def largest_micro_batch(job: Job, world: World) -> Row:
 
     limit = 0 if is_cuda else CPU_SHARE * free_bytes()
     with live if not is_cuda else torch.enable_grad():
-        settings = engine_settings(config, 1, 1, precision, world.device)
+        settings = engine_settings(config, 1, 1, precision, "torch")
         engine = build_engine(joint_model(config), settings, world)
     found = search(fits, MOST if is_cuda else MOST_ON_CPU)
     if not found:

@@ -36,8 +36,8 @@ def add_worker_flag(parser: argparse.ArgumentParser) -> None:
 def launch(script: str, job: Job, ranks: int) -> Row:
     """The row that `ranks` processes of `script --worker JOB` measure, or its error in `error`.
 
-    On a CPU the cores are shared out between them, unless OMP_NUM_THREADS is set: one thread where
-    others are at work disturbs a ratio least.
+    On a CPU the cores are shared out between them, unless OMP_NUM_THREADS is set: one thread on a
+    busy machine disturbs a ratio least.
     """
     environment = dict(os.environ)
     if not torch.cuda.is_available():

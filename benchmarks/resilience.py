@@ -271,7 +271,7 @@ def stall(folder: Path, model: str) -> Row:
     from supmim_scale import assemble
     from supmim_scale.config import load_config
     from supmim_scale.engine import build_engine, join_world, leave_world
-    from supmim_scale.run import engine_settings
+    from supmim_scale.engine_choice import engine_settings
     from supmim_scale.saving import Saver
 
     own = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
@@ -282,7 +282,7 @@ def stall(folder: Path, model: str) -> Row:
     world = join_world()
     engine = build_engine(
         assemble.joint_model(config, 1024),
-        engine_settings(config, 1, 1, "fp32", world.device),
+        engine_settings(config, 1, 1, "fp32", "torch"),
         world,
     )
     times: dict[bool, list[float]] = {False: [], True: []}

@@ -94,7 +94,7 @@ def measure(job: Job, world: World) -> Row:
         spent = fastest(call, world.device, REPEATS)
         timed.append({"kind": kind, "shape": " x ".join(map(str, sizes)), "count": count,
                       "seconds": spent, "flops": flops})  # fmt: skip
-    roof = max(roof, matmul_roof(world, precision))  # before and after: others may be at work
+    roof = max(roof, matmul_roof(world, precision))  # before and after: clocks move
     for row in timed:
         row["share_of_roof"] = row["flops"] / row["seconds"] / roof
     total = sum(row["seconds"] * row["count"] for row in timed)

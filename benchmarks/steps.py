@@ -14,13 +14,13 @@ from supmim_scale.config import RunConfig, load_config
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.engine import World, build_engine
 from supmim_scale.engine.base import resolve_precision
+from supmim_scale.engine_choice import choose_attention, engine_settings
 from supmim_scale.errors import UserError
 from supmim_scale.flops import StepFlops, step_flops
 from supmim_scale.models.joint import JointModel
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import Masks, draw_masks
 from supmim_scale.planner.budget import within_budget
-from supmim_scale.run import engine_settings
 
 CODES = 1024
 CLASSES = 1000
@@ -153,7 +153,8 @@ def our_step(config: RunConfig, world: World) -> Step:
     precision = resolve_precision(config.engine.precision, world.device)
     config = within_budget(config, world.world_size, precision)
     model = joint_model(config)
-    settings = engine_settings(config, micro, accumulation, precision, world.device)
+    attention = choose_attention(config, micro, precision, world)
+    settings = engine_settings(config, micro, accumulation, precision, attention)
     engine = build_engine(model, settings, world)
     batch = fixed_batch(config, world, micro)
     arguments = batch.arguments(is_joint=config.mim.weight > 0)

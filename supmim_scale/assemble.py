@@ -104,19 +104,23 @@ def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> J
     )
 
 
-def attention_shapes(config: RunConfig, micro_batch: int) -> list[tuple[int, int, int, int]]:
-    """(images, heads, tokens, width of a head) of each attention of a step."""
+def attention_shapes(config: RunConfig, micro_batch: int) -> list[tuple[int, int, int, int, int]]:
+    """(images, heads, queries, keys, width of a head) of each attention of a step."""
     shape = encoder_geometry(config)
     count, head = shape.num_prefix_tokens, shape.width // shape.heads
-    clean = (micro_batch, shape.heads, count + shape.num_patches, head)
+    tokens = count + shape.num_patches
+    shapes = [(micro_batch, shape.heads, tokens, tokens, head)]
+    if shape.pool == "map":  # one query, of timm's attention pooling
+        shapes.append((micro_batch, shape.heads, 1, tokens, head))
     if not config.mim.weight:
-        return [clean]
+        return shapes
     width = config.model.decoder_width or shape.width
     heads = config.model.decoder_heads or default_heads(width)
-    shapes = [clean, (micro_batch, heads, shape.num_patches, width // heads)]
+    patches = shape.num_patches
+    shapes.append((micro_batch, heads, patches, patches, width // heads))
     if config.mim.layout == "clean_and_masked":
         visible = mask_spec(config, shape.grid).num_visible
-        shapes.append((micro_batch, shape.heads, count + visible, head))
+        shapes.append((micro_batch, shape.heads, count + visible, count + visible, head))
     return shapes
 
 

@@ -50,7 +50,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     plan = make_plan(
         arguments.recipe,
-        within_budget(config, cluster.ranks),
+        within_budget(config, cluster.ranks, "bf16"),
         cluster,
         Assumed(arguments.mfu or MFU, arguments.decoded or DECODED_PER_S),
         num_images=arguments.images,

@@ -16,6 +16,7 @@ from supmim_scale.metrics import ClockMark, StepClock
 TOP = 25  # kernels in the table
 # Families by words in a kernel's or an operator's name; the first that fits counts.
 FAMILIES = (
+    ("fused element-wise", ("triton_",)),  # inductor's, whatever they fuse into their names
     ("communication", ("nccl", "gloo:", "c10d::", "record_param_comms")),
     ("attention", ("scaled_dot_product", "flash", "fmha", "attention", "sdpa")),
     ("convolution", ("conv",)),

@@ -20,11 +20,11 @@ from supmim_scale.data.mixing import MixSettings, draw_mix
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
-from supmim_scale.engine.attention import resolve_attention
 from supmim_scale.engine.base import Engine, EngineSettings, build_engine, resolve_precision
 from supmim_scale.engine.ds_config import load_ds_config
 from supmim_scale.engine.pieces import Counters
 from supmim_scale.engine.world import World
+from supmim_scale.engine_choice import choose_attention, engine_settings
 from supmim_scale.errors import UserError
 from supmim_scale.inputs import (
     known_bad,
@@ -180,15 +180,9 @@ def build_run(
     target = None
     if config.mim.weight:
         target = world.main_first(lambda: _target(config, shape, train_set, order, run_dir, world))
-    model = assemble.joint_model(config, target.out_features if target else 0)
-    if config.model.init_from and not resumed:
-        left = start_from(model, config.model.init_from)
-        if world.is_main:
-            print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
-    settings = engine_settings(config, micro_batch, accumulation, precision, world.device)
-    engine = build_engine(model, settings, world)
-    if resumed:
-        engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
+    attention = choose_attention(config, micro_batch, precision, world)
+    settings = engine_settings(config, micro_batch, accumulation, precision, attention)
+    engine = _engine(config, settings, target, resumed, world)
     _record_ds_config(engine, run_dir, world)
     seen = position_of(resumed).samples_seen if resumed else 0
     listed = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
@@ -202,7 +196,7 @@ def build_run(
         micro_batch=micro_batch,
         accumulation=accumulation,
         precision=precision,
-        attention=settings.attention,
+        attention=attention,
         train_set=train_set,
         val_set=val_set,
         target=target,
@@ -229,6 +223,25 @@ def build_run(
             known_bad=known_bad(config, train_set),
         ),
     )
+
+
+def _engine(
+    config: RunConfig,
+    settings: EngineSettings,
+    target: PatchTarget | None,
+    resumed: Checkpoint | None,
+    world: World,
+) -> Engine:
+    """The engine over the recipe's model: of `model.init_from`, or as a checkpoint left it."""
+    model = assemble.joint_model(config, target.out_features if target else 0)
+    if config.model.init_from and not resumed:
+        left = start_from(model, config.model.init_from)
+        if world.is_main:
+            print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
+    engine = build_engine(model, settings, world)
+    if resumed:
+        engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
+    return engine
 
 
 def _saver(config: RunConfig, world: World, run_dir: Path, keep: int | None) -> Saver:
@@ -266,36 +279,6 @@ def _profiler(
         print(f"profile: none, {total - begun} steps are too few for log.profile_steps")
         return StepProfiler(None, 0, 0)
     return StepProfiler(run_dir / "profile", start, log.profile_steps)
-
-
-def engine_settings(
-    config: RunConfig, micro_batch: int, accumulation: int, precision: str, device: torch.device
-) -> EngineSettings:
-    """The engine's share of a recipe; where it asks for the fastest kernel, they are timed."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    shapes = assemble.attention_shapes(config, micro_batch)
-    attention, _ = resolve_attention(config.engine.attention, shapes, dtype, device)
-    optim, engine = config.optim, config.engine
-    head_decay = optim.head_weight_decay
-    return EngineSettings(
-        ds_config=load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None,
-        precision=precision,
-        micro_batch=micro_batch,
-        accumulation=accumulation,
-        policy=engine.activation_checkpointing,
-        every_k=engine.checkpoint_every_k,
-        fp8=engine.fp8,
-        compiles=engine.compile,
-        attention=attention,
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        head_weight_decay=optim.weight_decay if head_decay is None else head_decay,
-        layer_decay=optim.layer_decay,
-        clip_grad_norm=optim.clip_grad_norm,
-        ema_decay=optim.ema_decay,
-    )
 
 
 def _target(

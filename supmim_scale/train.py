@@ -61,7 +61,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
         stops = world.any(stopper.is_asked)  # the hosts alone: no device is waited for
         _tell_skipped(run, watch.step(run.engine), steps_done, log)
 
-        # Below this line the host waits for the device.
+        # Below this line the host waits for the device; above it `apply` does.
         if is_last or steps_done % config.log.every == 0:
             figures |= meter.read() | clock.read(run.num_steps - steps_done) | _state(run, lr)
             if log:

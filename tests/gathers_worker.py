@@ -13,8 +13,8 @@ from zero_worker import SIDE, TINY, batch
 from supmim_scale import assemble
 from supmim_scale.config import load_config
 from supmim_scale.engine import build_engine, ds_config, join_world, leave_world
+from supmim_scale.engine_choice import engine_settings
 from supmim_scale.models.targets import PixelTarget
-from supmim_scale.run import engine_settings
 
 DEPTH, MICRO = 8, 4
 
@@ -40,7 +40,7 @@ def count(overrides, world):
     )
     target = PixelTarget(8)
     model = assemble.joint_model(config, target.out_features)
-    engine = build_engine(model, engine_settings(config, MICRO, 1, "fp32", world.device), world)
+    engine = build_engine(model, engine_settings(config, MICRO, 1, "fp32", "torch"), world)
     ids = np.arange(world.rank * MICRO, (world.rank + 1) * MICRO)
     arguments = batch(ids, assemble.mask_spec(config, SIDE // 8), target, config)
     at_block = []

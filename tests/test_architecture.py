@@ -18,7 +18,7 @@ ORDER = [
     "optim",
     "assemble", "inputs",
     "engine",
-    "planner", "studies",
+    "engine_choice", "planner", "studies",
     "provenance", "preflight", "weights", "pictures", "evaluate", "export",
     "metrics", "profiling", "checkpoints",
     "saving", "watching", "run_folder", "branching", "opening",

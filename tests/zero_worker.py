@@ -16,11 +16,11 @@ from supmim_scale import assemble
 from supmim_scale.config import load_config
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.engine import build_engine, join_world, leave_world
+from supmim_scale.engine_choice import engine_settings
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.targets import PixelTarget
 from supmim_scale.optim import lr_factor_at
-from supmim_scale.run import engine_settings
 
 STEPS, SIDE, CLASSES = 20, 32, 16
 TINY = [
@@ -56,7 +56,7 @@ def run(world, overrides):
     torch._dynamo.reset()
     counters.clear()
     engine = build_engine(
-        model, engine_settings(config, micro, accumulation, precision, world.device), world
+        model, engine_settings(config, micro, accumulation, precision, "torch"), world
     )
     of_engine = engine.named_weights(ema=False)
     spec = assemble.mask_spec(config, SIDE // 8)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -18,7 +19,7 @@ KERNELS = {
 }
 _ROUNDS = 5
 
-AttentionShape = tuple[int, int, int, int]  # images, heads, tokens, width of a head
+AttentionShape = tuple[int, int, int, int, int]  # images, heads, queries, keys, width of a head
 
 
 def attention_kernel(name: str) -> AbstractContextManager[None]:
@@ -33,7 +34,7 @@ def resolve_attention(
     """(kernel, seconds of forward and backward by kernel) for the recipe's word.
 
     `fastest` times every kernel that can run all of the shapes; waits for the device. Raises
-    `UserError` where the named one cannot.
+    `UserError` where the named one, or every one, cannot.
     """
     if wanted == "torch":
         return wanted, {}
@@ -52,8 +53,17 @@ def resolve_attention(
     for name in KERNELS:
         try:
             seconds[name] = _seconds(name, shapes, dtype, device)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # torch has no such kernel for the device, type or width of a head
             continue
+    if not seconds:
+        raise UserError(
+            "engine.attention",
+            f"no kernel that runs {shapes} in {dtype} on {device.type}",
+            "one of " + ", ".join(KERNELS),
+            "set engine.attention=torch",
+        )
     return min(seconds, key=lambda name: seconds[name]), seconds
 
 
@@ -61,17 +71,25 @@ def _seconds(
     name: str, shapes: list[AttentionShape], dtype: torch.dtype, device: torch.device
 ) -> float:
     """The fastest of some rounds of forward and backward; the first, which warms up, not."""
-    inputs = [torch.randn(3, *shape, dtype=dtype, device=device) for shape in shapes]
+    inputs = [_inputs(shape, dtype, device) for shape in shapes]
     times = []
     for _ in range(_ROUNDS + 1):
         began = _now(device)
-        for qkv in inputs:
-            q, k, v = qkv.requires_grad_().unbind(0)
+        for q, k, v in inputs:
             with attention_kernel(name):
                 out = scaled_dot_product_attention(q, k, v)
-            torch.autograd.grad(out, qkv, out.detach())
+                torch.autograd.grad(out, (q, k, v), out.detach())
         times.append(_now(device) - began)
     return min(times[1:])
+
+
+def _inputs(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Queries, keys and values (B, A, T, K) as strided as a block's: a product (B, T, 3, A, K)
+    taken apart."""
+    B, A, queries, keys, K = shape
+    qkv_3BATK = torch.randn(B, keys, 3, A, K, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
+    q_BAQK, k_BATK, v_BATK = qkv_3BATK.unbind(0)
+    return [x.detach().requires_grad_() for x in (q_BAQK[:, :, :queries], k_BATK, v_BATK)]
 
 
 def _now(device: torch.device) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 
 from supmim_scale.errors import UserError
 
-_MULTIPLE = 16  # of both sides of a weight; torch's scaled product takes no other
+_MULTIPLE = 16  # of both sides of a weight, which torch's scaled product wants; tokens are padded
 _FIRST_GPU = (8, 9)  # compute capability with fp8 tensor cores: Ada, then Hopper
 
 
@@ -34,7 +34,7 @@ def _torchao(emulates: bool) -> tuple[Any, Any]:
     except ImportError as error:
         fix = "pip install 'supmim-scale[fp8]', or set engine.fp8=none"
         raise UserError("engine.fp8", str(error), "torchao", fix) from None
-    return convert_to_float8_training, Float8LinearConfig(emulate=emulates)
+    return convert_to_float8_training, Float8LinearConfig(emulate=emulates, pad_inner_dim=True)
 
 
 def _require_fp8(device: torch.device) -> None:

@@ -46,5 +46,5 @@ def _residual(tokens_BTD: Tensor, rate: float, branch: Callable[[Tensor], Tensor
     B = len(tokens_BTD)
     kept = kept_samples(B, rate)
     index_K = torch.randperm(B, device=tokens_BTD.device)[:kept]
-    added_KTD = branch(tokens_BTD[index_K]).to(tokens_BTD.dtype)
+    added_KTD = branch(tokens_BTD.index_select(0, index_K)).to(tokens_BTD.dtype)
     return tokens_BTD.index_add(0, index_K, added_KTD, alpha=B / kept)

@@ -10,18 +10,19 @@ from supmim_scale.planner.setting import Planned
 from supmim_scale.units import gib
 
 
-def within_budget(
-    config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"] = "bf16"
-) -> RunConfig:
+def within_budget(config: RunConfig, world_size: int, auto: Literal["fp32", "bf16"]) -> RunConfig:
     """The recipe with the k of `first_k` that its `engine.activation_budget` allows.
 
     Activations are the planner's: the largest sum alive beside parameters, inputs and what the
-    engine keeps, traced with the real model under fake tensors. Raises `UserError` where even
-    recomputing every block needs more.
+    engine keeps (with plain PyTorch and no accumulation, gradients are in it), traced with the
+    real model under fake tensors, some seconds for each halving of the number of blocks. `auto`:
+    what that precision is on the device. Raises `UserError` where even recomputing every block
+    needs more.
     """
     budget = config.engine.activation_budget
     if budget is None:
         return config
+    precision = auto if config.engine.precision == "auto" else config.engine.precision
     planned = Planned(replace(config, engine=replace(config.engine, precision=precision)))
     micro_batch, accumulation = accumulation_steps(config, world_size)
 

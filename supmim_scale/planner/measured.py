@@ -46,6 +46,6 @@ def _spread(errors: list[float]) -> str:
         return "not measured yet"
     sizes = [abs(error) for error in errors]
     return (
-        f"off by {statistics.median(sizes):.1%} in the median of {len(errors)} runs of small "
-        f"models, {max(sizes):.1%} at most"
+        f"off by {statistics.median(sizes):.1%} in the median of {len(errors)} runs, "
+        f"{max(sizes):.1%} at most"
     )

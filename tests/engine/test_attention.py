@@ -8,7 +8,7 @@ from supmim_scale.config import load_config
 from supmim_scale.engine.attention import attention_kernel, resolve_attention
 from supmim_scale.errors import UserError
 
-CPU, SHAPES = torch.device("cpu"), [(2, 2, 36, 16), (2, 2, 18, 16)]
+CPU, SHAPES = torch.device("cpu"), [(2, 2, 36, 36, 16), (2, 2, 1, 18, 16)]
 
 
 def operators(name):
@@ -39,20 +39,24 @@ def test_a_kernel_that_the_device_has_not_is_refused():
         resolve_attention("cudnn", SHAPES, torch.float32, CPU)
 
 
-@pytest.mark.parametrize("layout", ["clean_and_masked", "clean_and_masked_tokens", "masked_only"])
-def test_the_shapes_are_those_that_the_model_runs(layout, monkeypatch):
-    config = load_config("smoke", [f"mim.layout={layout}", "engine.micro_batch=2"])
+@pytest.mark.parametrize("option", [
+    "mim.layout=clean_and_masked", "mim.layout=clean_and_masked_tokens", "mim.layout=masked_only",
+    "model.pool=map", "mim.weight=0",
+])  # fmt: skip
+def test_the_shapes_are_those_that_the_model_runs(option, monkeypatch):
+    config = load_config("smoke", [option, "engine.micro_batch=2"])
     ran = set()
 
-    def spy(q, *rest, **options):
-        ran.add((2, *q.shape[1:]))
-        return scaled_dot_product_attention(q, *rest, **options)
+    def spy(q, k, v, **options):
+        ran.add((2, q.shape[1], q.shape[2], k.shape[2], q.shape[3]))
+        return scaled_dot_product_attention(q, k, v, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     from supmim_scale.planner.trace import fake_arguments, meta_model
 
-    model = meta_model(config, 64)
+    features = assemble.target_features(config)
+    model = meta_model(config, features)
     spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
     with torch.device("meta"):
-        model(*fake_arguments(config, spec, 2, 64))
+        model(*fake_arguments(config, spec, 2, features))
     assert ran == set(assemble.attention_shapes(config, 2))

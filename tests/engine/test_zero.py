@@ -47,7 +47,7 @@ def sharded(tmp_path_factory):
     jobs += [
         job(f"compiled/zero3/{policy}", f"engine.ds_config={STAGES['zero3']}",
             f"engine.activation_checkpointing={policy}", "engine.compile=true")
-        for policy in ("none", "selective")
+        for policy in ("full", "selective")
     ]  # fmt: skip
     # Selective checkpointing in processes of its own: DeepSpeed's linear outlives an engine.
     selective = [name for name in jobs if "checkpointing=selective" in name]
@@ -109,7 +109,7 @@ def test_offloading_to_the_host_changes_nothing(sharded, plain):
     assert gap(found, plain["clean_and_masked"], "losses") < FP32
 
 
-@pytest.mark.parametrize("policy", ["none", "selective"])
+@pytest.mark.parametrize("policy", ["full", "selective"])
 def test_compiled_blocks_change_nothing(sharded, plain, policy):
     found = sharded[0][f"compiled/zero3/{policy}"]
     assert gap(found, plain["clean_and_masked"], "losses") < FP32
