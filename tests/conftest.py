@@ -25,8 +25,8 @@ AUGMENTED = [
 # Files that take longest, begun first so that neither worker is left alone with one.
 LONGEST = ("slurm/test_preemption", "engine/test_zero", "test_resume", "slurm/test_failures",
            "studies/test_study_end_to_end", "slurm/test_study", "slurm/test_launch",
-           "data/test_tools", "test_checkpoints", "export/test_parity_of_sizes",
-           "evaluate/test_eval_commands")  # fmt: skip
+           "evaluate/test_eval_commands", "test_end_to_end", "export/test_parity_of_sizes",
+           "data/test_tools", "test_checkpoints", "test_scripts")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

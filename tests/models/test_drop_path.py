@@ -38,8 +38,9 @@ def test_its_mean_over_draws_is_the_block_without_drop_path():
     block.mlp.forward = torch.zeros_like
     expected = block.eval()(tokens) - tokens
     block.train()
-    mean = torch.stack([block(tokens) for _ in range(2000)]).mean(dim=0) - tokens
-    assert (mean - expected).abs().max() < 0.1 * expected.abs().max()
+    mean = torch.stack([block(tokens) for _ in range(300)]).mean(dim=0) - tokens
+    assert (mean - expected).abs().max() < 0.3 * expected.abs().max()
+    assert (mean - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 
 def test_in_evaluation_it_is_timms_block():

@@ -43,7 +43,7 @@ def test_a_plain_run_needs_what_was_predicted(benchmark, precision, layout, poli
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
-def test_a_head_so_large_that_the_optimizers_step_is_fullest_is_predicted_too(benchmark):
+def test_a_head_larger_than_all_blocks_is_predicted_too_and_a_timeline_has_the_peak(benchmark):
     job = {
         "model": "vit_ti16,depth=2,num_classes=21841", "layout": "clean_and_masked", "stage": 0,
         "policy": "full", "image_size": 32, "micro_batch": 2, "ranks": 1, "precision": "fp32",
@@ -51,7 +51,6 @@ def test_a_head_so_large_that_the_optimizers_step_is_fullest_is_predicted_too(be
         "snapshots": ".",
     }  # fmt: skip
     row = benchmark.measure(job, ALONE)
-    assert row["fullest_phase"] == "step"
     assert abs(row["peak_error"]) < 0.01
     assert sum(row["measured_bytes"].values()) == row["measured_peak_bytes"]
     tops = [sum(point.values()) - point["operation"] for point in row["timeline"]]
