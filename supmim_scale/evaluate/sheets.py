@@ -16,7 +16,7 @@ from supmim_scale.inputs import view_settings
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.targets import CodebookTarget, PatchTarget, PixelTarget, VqganTarget
 from supmim_scale.pictures import reconstruction_grid
-from supmim_scale.weights import read_weights
+from supmim_scale.weights import load_exactly, read_weights
 
 _QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 3
 _GREEN, _RED, _WHITE = (0.1, 0.7, 0.2), (0.85, 0.1, 0.1), (1.0, 1.0, 1.0)
@@ -54,7 +54,7 @@ def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
                         "a run with mim.weight above 0", "leave it out")  # fmt: skip
     model = assemble.joint_model(config, assemble.target_features(config)).eval()
     given, _ = read_weights(subject.weights)
-    model.load_state_dict(given)
+    load_exactly(model, given, subject.weights)
     target, cpu = _target(subject), torch.device("cpu")
     batches = evaluation_batches(
         dataset, view_settings(config, cpu, decoder="cpu"), batch=_QUERIES, device=cpu,

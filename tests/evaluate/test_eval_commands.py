@@ -126,6 +126,9 @@ def test_wrong_checkpoints_are_one_clear_line(run_dir, timm_folder, shards, tmp_
     refused(["eval", run_dir, "--weights", other / "weights/step-00000004.safetensors"],
             "pos_embed", "32]", "48]")  # fmt: skip
     refused(["eval", run_dir, "model.num_classes=17"], "head.weight", "[17, 32]")
+    deeper = write_run(tmp_path / "deeper", "model.depth=3", f"input.root={shards}")
+    refused(["eval", run_dir, "--weights", deeper / "weights/step-00000004.safetensors"],
+            "blocks.2.", "without a place")  # fmt: skip
     refused(["eval", tmp_path / "nowhere/run"], "no such file or folder")
     refused(["eval", "vit_tinny_patch16_224"], "neither a path nor a timm name")
 
