@@ -34,8 +34,9 @@ from supmim_scale.data.shards import write_shard
 from supmim_scale.engine import World, join_world, leave_world
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.measure import Wanted, measure
+from supmim_scale.evaluate.measure import measure
 from supmim_scale.evaluate.subject import open_run
+from supmim_scale.evaluate.wanted import Wanted
 from supmim_scale.opening import Start
 from supmim_scale.provenance import provenance
 from supmim_scale.run import build_run

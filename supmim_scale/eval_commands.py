@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
-    from supmim_scale.evaluate.measure import Wanted
     from supmim_scale.evaluate.segment import SegmentSettings
+    from supmim_scale.evaluate.wanted import Wanted
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
 
@@ -78,8 +78,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _wanted(arguments: argparse.Namespace) -> "Wanted":
     """What the options ask for. Raises `UserError` for values out of range."""
     from supmim_scale.evaluate.knn import KnnSettings
-    from supmim_scale.evaluate.measure import Wanted
     from supmim_scale.evaluate.robustness import SETS
+    from supmim_scale.evaluate.wanted import Wanted
 
     for name in ("knn_k", "knn_temperature", "segment_steps", "segment_classes"):
         value = getattr(arguments, name)

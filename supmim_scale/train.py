@@ -198,7 +198,7 @@ def _measure_top1(
         device=run.world.device,
         quarantine=Quarantine(skip_policy(run.config), len(run.val_set), listed),
     )
-    row = evaluate(encoder, batches, run.world, len(run.val_set))
+    row = evaluate(encoder, batches, run.world, len(run.val_set), run.precision)
     row["left_out"] = len(run.val_set) - row["images"]
     if log:
         log.evaluation(steps_done, row)

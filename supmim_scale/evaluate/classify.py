@@ -12,18 +12,18 @@ from supmim_scale.progress import progress
 
 @torch.inference_mode()
 def evaluate(
-    encoder: nn.Module, batches: Iterable[Batch], world: World, num_images: int
+    encoder: nn.Module, batches: Iterable[Batch], world: World, num_images: int, precision: str
 ) -> dict[str, float]:
     """Collective: `top1`, `top5` as shares, and `images`, each image counted once.
 
-    With several labels an image, a hit is any of them.
+    With several labels an image, a hit is any of them. `precision`: fp32 or bf16.
     """
     encoder.eval().to(world.device)
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     share = -(-num_images // world.world_size)
     with progress("eval", share, "image", shown=world.is_main) as bar:
         for batch in batches:
-            with autocast(world.device):
+            with autocast(world.device, precision):
                 logits_BK = encoder(batch.images_BCHW)
             sums += hits(logits_BK, batch.labels_BL)
             bar.update(len(logits_BK))
@@ -48,6 +48,6 @@ def ranked(scores_BK: Tensor, count: int) -> Tensor:
     return scores_BK.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, as in training; fp32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, device.type == "cuda")
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forward passes in `precision`, fp32 or bf16."""
+    return torch.autocast(device.type, torch.bfloat16, precision == "bf16")

@@ -154,6 +154,13 @@ def one_hot(labels_BL: Tensor, num_classes: int) -> Tensor:
     return filled.amax(dim=1)[:, :num_classes].double()
 
 
+def require_enough(images: int) -> None:
+    """Raise `UserError` for a training set too small to hold a part of it out."""
+    if images < 2 * _HELD_OUT:
+        raise UserError("--probe", f"{images} training images", f"{2 * _HELD_OUT} or more",
+                        "name a larger set with data.train")  # fmt: skip
+
+
 def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Summed over images: softmax for one label each, sigmoid for any number."""
     if labels_NL.shape[1] == 1:
@@ -174,11 +181,9 @@ def _plain(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _require_labels(train: Features, num_classes: int) -> None:
-    if len(train) < 2 * _HELD_OUT or int(train.labels_NL.max()) < 0:
-        raise UserError(
-            "--probe", f"{len(train)} training images", f"{2 * _HELD_OUT} or more with labels",
-            "name a larger set with data.train",
-        )  # fmt: skip
-    if train.labels_NL.shape[1] == 1 and int(train.labels_NL.min()) < 0:
+    require_enough(len(train))
+    if int(train.labels_NL.max()) < 0 or (
+        train.labels_NL.shape[1] == 1 and int(train.labels_NL.min()) < 0
+    ):
         raise UserError("--probe", "images without a label", "a label each", "set loss.kind")
     assert int(train.labels_NL.max()) < num_classes

@@ -43,15 +43,20 @@ def neighbour_sheet(
     return torch.cat(rows, dim=1)
 
 
+def require_decoder(subject: Subject) -> None:
+    """Raise `UserError` for a subject without a decoder."""
+    if subject.run_dir is None or subject.weights is None or not subject.config.mim.weight:
+        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
+                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+
+
 def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
     """The reconstruction grid of held-out images by a run's whole weights.
 
-    Raises `UserError` for a subject without a decoder.
+    Raises `UserError` for weights that are not the whole model's.
     """
     config = subject.config
-    if subject.run_dir is None or subject.weights is None or not config.mim.weight:
-        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
-                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+    assert subject.weights is not None
     model = assemble.joint_model(config, assemble.target_features(config)).eval()
     given, _ = read_weights(subject.weights)
     load_exactly(model, given, subject.weights)

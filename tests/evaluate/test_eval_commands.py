@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
@@ -103,7 +104,8 @@ def test_a_file_needs_the_name_of_its_architecture(tmp_path, refused, cli, shard
     refused(["eval", path, "--model", "vit_small_patch16_224"], "some.safetensors: cls_token",
             "[1, 1, 192]", "[1, 1, 384]")  # fmt: skip
     code, row, _ = cli("eval", path, "--model", NAME, f"input.root={shards}",
-                       "data.val=val/val-000001.tar", "--out", tmp_path)  # fmt: skip
+                       "data.val=val/val-000001.tar", "model.num_classes=16",
+                       "--out", tmp_path)  # fmt: skip
     assert (code, row["images"]) == (0, 1)
     left = load_file(path)
     del left["blocks.3.attn.qkv.weight"]
@@ -154,6 +156,51 @@ def test_a_model_without_a_head_is_measured_by_its_features(tmp_path, shards, re
     assert 0 <= row["knn_top1"] <= 1
 
 
+def test_whatever_cannot_be_is_refused_before_the_first_image(
+    run_dir, shards, tmp_path, refused, monkeypatch
+):
+    def reads(*_):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("supmim_scale.evaluate.sets.extract", reads)
+    asked = ["--knn", "--probe", "--few-shot"]
+    plain = write_run(tmp_path / "plain", "mim.weight=0", f"input.root={shards}")
+    refused(["eval", plain, *asked, "--reconstructions"], "has no decoder")
+    refused(["eval", run_dir, *asked, "--segment", tmp_path], "ADE20K or Pascal VOC")
+    refused(["eval", run_dir, *asked, "--robustness", "imagenet-v2", "/nowhere"], "no folder")
+    (tmp_path / "real.json").write_text("[[], []]")
+    val = as_folders(shards, tmp_path / "data/val", str)
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(16))))
+    refused(["eval", run_dir, "data.reader=folder", f"data.classes={tmp_path}/classes.txt",
+             f"input.root={val.parent}", "--robustness", "real", tmp_path / "real.json"],
+            "labels up to -1")  # fmt: skip
+    twice = [w for name in "ab" for w in ("--robustness", "imagenet-v2", tmp_path / name / "x")]
+    refused(["eval", run_dir, *twice], "two of the name x")
+
+
+def test_a_head_of_other_classes_is_not_measured_by_chance(shards, tmp_path, refused, cli):
+    path = tmp_path / "thousand.safetensors"
+    save_file(timm.create_model(NAME, num_classes=1000).state_dict(), path)
+    words = ["eval", path, "--model", NAME, f"input.root={shards}", "--out", tmp_path,
+             "data.val=val/val-000001.tar", "data.train=val/val-000001.tar"]  # fmt: skip
+    refused(words, "a head of 1000 outputs", "model.num_classes=1000")
+    code, row, _ = cli(*words, "--few-shot")
+    assert code == 0
+    assert "top1" not in row
+    assert "1000 outputs" in row["head"]
+    name = "deit_tiny_distilled_patch16_224"
+    save_file(timm.create_model(name).state_dict(), path)
+    refused(["eval", path, "--model", name], "several heads")
+
+
+def test_features_that_are_not_finite_are_one_line_that_names_an_image(run_dir, refused):
+    path = run_dir / "weights/step-00000004.safetensors"
+    given, facts = read_weights(path)
+    given["encoder.blocks.1.mlp.fc2.bias"][0] = torch.nan
+    save_weights(given, path, facts)
+    refused(["eval", run_dir], "features of image 0 that are not finite")
+
+
 def as_folders(shards, root, name_of, count=33):
     """Held-out images in a folder a class."""
     held_out = open_dataset(shards, "val", Layout())
@@ -169,6 +216,8 @@ def test_robustness_sets_are_read_in_their_layouts(run_dir, shards, tmp_path, cl
     names = [f"n{i:08d}" for i in range(16)]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     a = as_folders(shards, tmp_path / "a", lambda k: names[k], count=4)
+    r = [as_folders(shards, tmp_path / name, lambda k: names[k], count=c)
+         for name, c in (("r-one", 2), ("r-two", 3))]  # fmt: skip
     v2 = as_folders(shards, tmp_path / "v2", str)
     val = as_folders(shards, tmp_path / "data/val", lambda k: names[k])
     lists = [[i % 16, (i + 3) % 16] if i % 11 else [] for i in range(40)]
@@ -177,10 +226,12 @@ def test_robustness_sets_are_read_in_their_layouts(run_dir, shards, tmp_path, cl
         "eval", run_dir, f"data.classes={tmp_path}/classes.txt", "data.reader=folder",
         f"input.root={val.parent}", "--robustness", "imagenet-a", a, "--robustness",
         "imagenet-v2", v2, "--robustness", "real", tmp_path / "real.json",
+        "--robustness", "imagenet-r", r[0], "--robustness", "imagenet-r", r[1],
     )  # fmt: skip
     assert code == 0
     assert row["imagenet_v2_images"] == row["images"] == 33
     assert row["imagenet_v2_top1"] == row["top1"]
     assert row["imagenet_a_images"] == 4
     assert row["imagenet_a_top1"] >= 0
+    assert (row["imagenet_r_r_one_images"], row["imagenet_r_r_two_images"]) == (2, 3)
     assert row["real_images"] == 30  # every eleventh list is empty
