@@ -9,6 +9,8 @@ from supmim_scale.data.loader import Batch
 from supmim_scale.engine.world import World
 from supmim_scale.progress import progress
 
+_NO_CLASS = -2  # -1 pads labels
+
 
 @torch.inference_mode()
 def evaluate(
@@ -34,9 +36,10 @@ def evaluate(
 def hits(scores_BK: Tensor, labels_BL: Tensor) -> Tensor:
     """(top-1 hits, top-5 hits, images) in float64; labels are padded with -1.
 
-    Equal scores: the class with the lower id stands first.
+    Equal scores: the class with the lower id stands first. A score of -inf is no choice.
     """
     top_B5 = ranked(scores_BK, 5)
+    top_B5 = top_B5.where(scores_BK.gather(1, top_B5) > -torch.inf, _NO_CLASS)
     hits_B5 = (top_B5.unsqueeze(-1) == labels_BL.unsqueeze(1)).any(dim=-1)
     counts = (hits_B5[:, 0].sum(), hits_B5.any(dim=1).sum())
     images = torch.tensor(len(scores_BK), dtype=torch.float64, device=scores_BK.device)

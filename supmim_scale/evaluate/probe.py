@@ -150,8 +150,10 @@ def fit_sgd(
 
 def one_hot(labels_BL: Tensor, num_classes: int) -> Tensor:
     """(B, classes) float64: 1 for every label; -1 is none."""
-    filled = F.one_hot(labels_BL.where(labels_BL >= 0, num_classes), num_classes + 1)
-    return filled.amax(dim=1)[:, :num_classes].double()
+    shape = len(labels_BL), num_classes + 1  # the last is of no label
+    filled = torch.zeros(shape, dtype=torch.float64, device=labels_BL.device)
+    filled.scatter_(1, labels_BL.where(labels_BL >= 0, num_classes), 1.0)
+    return filled[:, :num_classes]
 
 
 def require_enough(images: int) -> None:

@@ -12,6 +12,7 @@ from eval_worker import rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from supmim_scale.cli import main
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.evaluate.subject import open_subject
@@ -133,6 +134,18 @@ def test_wrong_checkpoints_are_one_clear_line(run_dir, timm_folder, shards, tmp_
             "blocks.2.", "without a place")  # fmt: skip
     refused(["eval", tmp_path / "nowhere/run"], "no such file or folder")
     refused(["eval", "vit_tinny_patch16_224"], "neither a path nor a timm name")
+
+
+def test_every_option_reaches_the_ranks(monkeypatch):
+    given = ["eval", "run", "a=1", "--weights", "w", "--model", "m", "--out", "o", "--knn",
+             "--knn-k", "3", "--knn-temperature", "0.1", "--probe", "--probe-solver", "sgd",
+             "--few-shot", "--calibration", "--robustness", "real", "x", "--robustness",
+             "imagenet-a", "y", "--reconstructions", "--segment", "s", "--segment-finetune",
+             "--segment-steps", "5", "--segment-classes", "4"]  # fmt: skip
+    started = []
+    monkeypatch.setattr("supmim_scale.launcher.launch", lambda *words: started.append(words) or 0)
+    assert main([*given, "--ranks", "2"]) == 0
+    assert started == [(2, given)]
 
 
 def test_wrong_sets_and_measures_that_cannot_be_are_one_clear_line(run_dir, shards, refused):
