@@ -83,7 +83,8 @@ def _on_classes(
         allowed_K = scored_classes(kind, found.labels_NL, subject.num_classes)
         top = _top(subject, found, world, allowed_K)
         row |= {f"{name}_{figure}": value for figure, value in top.items()}
-    return row | {"set": subject.config.data.name, "set_digest": sets.held_out.digest}
+    data = subject.config.data
+    return row | {"set": data.name, "split": data.val, "set_digest": sets.held_out.digest}
 
 
 def _with_training_set(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from supmim_scale.cli import main
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluate.subject import Subject, open_subject
 from supmim_scale.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
@@ -73,22 +73,29 @@ def test_a_run_gives_figures_pictures_and_curves(cli, run_dir):
     assert cli("eval", weights)[1]["top1"] == row["top1"]
 
 
-def test_a_folder_of_timms_gives_timms_logits_and_so_does_its_file(
-    timm_folder, shards, cli, tmp_path
-):
+def test_a_folder_of_timms_gives_timms_logits_and_so_does_its_file(timm_folder, monkeypatch):
     model, folder = timm_folder
     images_BCHW = torch.rand(3, 3, 32, 32)
     mean, std = (torch.tensor(model_mean).view(3, 1, 1) for model_mean in
                  ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
+    normalised_BCHW = (images_BCHW - mean) / std
     with torch.no_grad():
-        expected = model((images_BCHW - mean) / std)
+        expected = model(normalised_BCHW)
     for what, name in ((folder, None), (folder / "model.safetensors", None)):
         subject = open_subject(str(what), None, name, [])
         assert subject.view_settings(ALONE.device).spec.cubic
         subject.encoder.eval()
+        given_BCHW = subject.prepared((images_BCHW - 0.5) / 0.5)
+        assert (given_BCHW - normalised_BCHW).abs().max() <= 1e-6
+        monkeypatch.setattr(Subject, "prepared", lambda _, images: images)
         with torch.no_grad():
-            ours = subject.logits(subject.features((images_BCHW - 0.5) / 0.5))
-        assert (ours - expected).abs().max() < 1e-5
+            ours = subject.logits(subject.features(normalised_BCHW))
+        monkeypatch.undo()
+        assert (ours - expected).abs().max() <= 1e-6
+
+
+def test_a_folder_of_timms_is_measured(timm_folder, shards, cli, tmp_path):
+    _, folder = timm_folder
     code, row, _ = cli("eval", folder, f"input.root={shards}", "--knn", "--out", tmp_path / "out")
     assert code == 0
     assert row["images"] == 33
