@@ -145,10 +145,12 @@ def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
 
 def keep_best(run_dir: Path, weights: Path, metric: str, value: float, steps_done: int) -> bool:
     """Keep `weights` as `weights/best.safetensors`, and say so in `best.json`, if `value` is above
-    what is there of the same metric; whether it was."""
+    what is there of the same metric and an earlier step; whether it was. What a run kept beyond
+    the checkpoint that it went on from is none of its own."""
     note, best = run_dir / "best.json", run_dir / "weights" / "best.safetensors"
     kept = json.loads(note.read_text()) if note.exists() else {}
-    if kept.get("metric") == metric and kept["value"] >= value:
+    is_earlier = kept.get("metric") == metric and kept["steps_done"] < steps_done
+    if is_earlier and kept["value"] >= value:
         return False
     part = best.with_name(best.name + ".part")
     shutil.copy2(weights, part)

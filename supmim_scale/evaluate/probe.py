@@ -25,15 +25,19 @@ _HELD_OUT, _SEED = 10, 0
 _ROWS = 16_384  # at a time
 _SWEEP_ROUNDS, _ROUNDS, _FLAT = 100, 1000, 1e-9  # L-BFGS ends there, or where no gradient is larger
 
+_CONVERGED = 1e-6  # the largest gradient of a minimum
+
 
 @dataclass(frozen=True)
 class Linear:
-    """logits = (features - mean) / scale @ weight + bias, in float64."""
+    """logits = (features - mean) / scale @ weight + bias, in float64. `gradient`: of L-BFGS, the
+    largest that was left."""
 
     weight_DK: Tensor
     bias_K: Tensor
     mean_D: Tensor
     scale_D: Tensor
+    gradient: float | None = None
 
     def logits(self, features_BD: Tensor) -> Tensor:
         """(B, classes)."""
@@ -44,7 +48,8 @@ class Linear:
 def probe_figures(
     train: Features, held_out: Features, num_classes: int, solver: str, world: World
 ) -> dict[str, float]:
-    """Collective: top-1 and top-5 of the linear probe on `held_out`, and what the sweep chose."""
+    """Collective: top-1 and top-5 of the linear probe on `held_out`, what the sweep chose, whether
+    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum."""
     _require_labels(train, num_classes)
     order = np.random.default_rng(_SEED).permutation(len(train))
     chosen_on = max(1, len(train) // _HELD_OUT)
@@ -63,9 +68,14 @@ def probe_figures(
             scores.append(top1)
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
-        top1, top5 = scored(fit(train, best, _ROUNDS), held_out, world)
+        probe = fit(train, best, _ROUNDS)
+        top1, top5 = scored(probe, held_out, world)
         bar.update()
-    return {"probe_top1": top1, "probe_top5": top5, name: best}
+    row = {"probe_top1": top1, "probe_top5": top5, name: best,
+           "probe_on_edge": best in (values[0], values[-1])}  # fmt: skip
+    if probe.gradient is not None:
+        row |= {"probe_gradient": probe.gradient, "probe_converged": probe.gradient <= _CONVERGED}
+    return row
 
 
 def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, float]:
@@ -112,7 +122,9 @@ def fit_lbfgs(
     )  # fmt: skip
     optimizer.step(closure)
     fitted = params.detach()
-    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D)
+    closure()  # the line search may have asked last beside the point it took
+    assert params.grad is not None
+    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D, params.grad.abs().max().item())
 
 
 def fit_sgd(
