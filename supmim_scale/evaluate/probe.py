@@ -136,8 +136,7 @@ def fit_sgd(
     Every rank computes the same; `lr` is of a batch of 256.
     """
     device = world.device
-    mean_D = train.features_ND.double().mean(0).to(device)
-    scale_D = train.features_ND.double().std(0, correction=0).to(device).clamp_min(1e-6)
+    mean_D, scale_D = (moment_D.to(device) for moment_D in _moments(train.features_ND))
     weight_DK = torch.zeros(len(mean_D), num_classes, dtype=torch.float64, device=device)
     probe = Linear(weight_DK, weight_DK.new_zeros(num_classes), mean_D, scale_D)
     params = [probe.weight_DK.requires_grad_(), probe.bias_K.requires_grad_()]
@@ -182,6 +181,14 @@ def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, labels: F.binary_cross_entropy_with_logits(
         logits, one_hot(labels, logits.shape[1]), reduction="sum"
     )
+
+
+def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, deviation, at least 1e-6) in float64, of rows in parts: a set has no second copy."""
+    parts, count = features_ND.split(_ROWS), len(features_ND)
+    mean_D = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
+    squares = torch.stack([(part.double() - mean_D).square().sum(0) for part in parts])
+    return mean_D, (squares.sum(0) / count).sqrt().clamp_min(1e-6)
 
 
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:

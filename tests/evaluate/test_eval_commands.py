@@ -213,6 +213,18 @@ def test_a_head_of_other_classes_is_not_measured_by_chance(shards, tmp_path, ref
     refused(["eval", path, "--model", name], "several heads")
 
 
+def test_the_recipes_precision_is_the_encoders_and_the_head_is_in_fp32(run_dir, cli):
+    subject = open_subject(str(run_dir), None, None, ["engine.precision=bf16"])
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        features = subject.features(images)
+        exact = open_subject(str(run_dir), None, None, []).features(images)
+    assert 0 < (features.float() - exact).abs().max() < 0.1
+    assert subject.logits(features.float()).dtype == torch.float32
+    assert [cli("eval", run_dir, f"engine.precision={name}")[1]["precision"]
+            for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]  # fmt: skip
+
+
 def test_features_that_are_not_finite_are_one_line_that_names_an_image(run_dir, refused):
     path = run_dir / "weights/step-00000004.safetensors"
     given, facts = read_weights(path)

@@ -59,6 +59,14 @@ def test_sgd_learns_what_can_be_learned_and_the_sweep_says_its_choice():
     assert fit_lbfgs(train, 4, 1e-6, ALONE, rounds=2).gradient > 1e-6
 
 
+def test_features_are_standardised_as_numpy_does():
+    train = features_of(70, seed=9)
+    probe = fit_sgd(train, 4, 0.1, ALONE, epochs=1)
+    rows = train.features_ND.double().numpy()
+    assert np.abs(probe.mean_D.numpy() - rows.mean(0)).max() < 1e-12
+    assert np.abs(probe.scale_D.numpy() - rows.std(0)).max() < 1e-12
+
+
 def test_few_shot_is_ridge_regression_in_both_spaces():
     for count in (8, 40):  # fewer images than the 12 features, and more
         train = features_of(count, seed=5)
