@@ -29,6 +29,7 @@ def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
     the head and what is wanted do not go together: before the first image is read."""
     out, settings = wanted.out or subject.out, wanted.segment
     results = Results(out, int(subject.facts.get("steps_done", 0)), is_main=world.is_main)
+    world.main_first(results.require_writable)
     parts = None
     if settings is not None:
         parts = world.main_first(lambda: open_parts(subject, settings))

@@ -27,6 +27,13 @@ class Results:
     def __init__(self, out: Path, step: int, *, is_main: bool) -> None:
         self._out, self._step, self._is_main = out, step, is_main
 
+    def require_writable(self) -> None:
+        """Raise `UserError` where the folder could not be made, before anything is measured."""
+        nearest = next(path for path in (self._out, *self._out.resolve().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError("--out", f"{nearest}, which is no folder to write to",
+                            "a writable folder", "name another")  # fmt: skip
+
     @cached_property
     def _events(self) -> SummaryWriter:
         """Opened by the first result: an evaluation that is refused leaves nothing."""

@@ -188,6 +188,8 @@ def test_whatever_cannot_be_is_refused_before_the_first_image(
     refused(["eval", plain, *asked, "--reconstructions"], "has no decoder")
     refused(["eval", run_dir, *asked, "--segment", tmp_path], "ADE20K or Pascal VOC")
     refused(["eval", run_dir, *asked, "--robustness", "imagenet-v2", "/nowhere"], "no folder")
+    (tmp_path / "file").touch()
+    refused(["eval", run_dir, *asked, "--out", tmp_path / "file/out"], "--out", "writable")
     (tmp_path / "real.json").write_text("[[], []]")
     val = as_folders(shards, tmp_path / "data/val", str)
     (tmp_path / "classes.txt").write_text("\n".join(map(str, range(16))))
