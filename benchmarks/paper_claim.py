@@ -3,6 +3,7 @@
 
     python benchmarks/paper_claim.py --cifar10 DIR                 the full one; a GPU
     python benchmarks/paper_claim.py --cifar10 DIR --ablations     then these, a row each
+    python benchmarks/paper_claim.py --cifar10 DIR --middle        a fifth of the images, 10 epochs
     python benchmarks/paper_claim.py --cifar10 DIR --short         a subset, minutes on a CPU
 
 DIR holds `train.npz` and `test.npz`: JPEG bytes one after the other (`jpeg`), where each begins and
@@ -27,15 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_claim_report import report
+from paper_claim_report import report, version_of
 
 from supmim_scale.config import RunConfig, digest, load_config
 from supmim_scale.data.shards import write_shard
 from supmim_scale.engine import World, join_world, leave_world
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.measure import Wanted, measure
+from supmim_scale.evaluate.measure import measure
 from supmim_scale.evaluate.subject import open_run
+from supmim_scale.evaluate.wanted import Wanted
 from supmim_scale.opening import Start
 from supmim_scale.provenance import provenance
 from supmim_scale.run import build_run
@@ -53,7 +55,10 @@ SHORT = ["model.width=64", "model.depth=4", "model.heads=2", "model.drop_path=0"
          "mim.codebook_size=128", "mim.codebook_images=512", "augment.kind=none",
          "augment.mixup_alpha=0", "augment.cutmix_alpha=0", "optim.global_batch=64",
          "optim.epochs=3", "optim.warmup_steps=20", "log.every=16"]  # fmt: skip
-SHORT_IMAGES = (2048, 1000)
+# The full one's model and augmentation for minutes on a GPU.
+MIDDLE = ["optim.epochs=10", "optim.warmup_steps=100"]
+WORDS: dict[str, list[str]] = {"short": SHORT, "middle": MIDDLE, "full": []}
+IMAGES = {"short": (2048, 1000), "middle": (10_000, None), "full": (None, None)}  # train, test
 OBJECTIVES = {"supervised": ["mim.weight=0"], "supervised_mim": []}
 # Beside the joint recipe, in order of interest.
 ABLATIONS = {
@@ -78,7 +83,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     if world.is_main:
-        print(report(arguments.out))
+        table = report(arguments.out)
+        arguments.out.with_suffix(".md").write_text(table + "\n")
+        print(table)
     leave_world(world)
     return 0
 
@@ -92,7 +99,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/paper_claim"), help="for the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON lines to add to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--short", action="store_true", help="a small model on a subset")
+    sizes = parser.add_mutually_exclusive_group()
+    for name, told in (("short", "a small model on a subset"), ("middle", "10 epochs of a fifth")):
+        sizes.add_argument(f"--{name}", dest="version", action="store_const", const=name,
+                           default="full", help=told)  # fmt: skip
     parser.add_argument("--ablations", nargs="?", type=int, const=len(ABLATIONS), default=0,
                         metavar="N", help="run the first N, or all, on the first seed")  # fmt: skip
     parser.add_argument("--lrs", type=float, nargs="+", default=LEARNING_RATES, help="to tune over")
@@ -103,8 +113,8 @@ def parse_arguments() -> argparse.Namespace:
 def prepare(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Shards of the training and test images, and of a split of the training images to tune on;
     (folder, folder to tune on)."""
-    num_train, num_test = SHORT_IMAGES if arguments.short else (None, None)
-    name = "short" if arguments.short else "full"
+    name = arguments.version
+    num_train, num_test = IMAGES[name]
     whole, tuning = arguments.work / f"data_{name}", arguments.work / f"data_{name}_tuning"
     if not (whole / "val").exists() or not (tuning / "val").exists():
         train_set, test_set = (
@@ -144,7 +154,7 @@ def write(folder: Path, images: tuple[list[bytes], Any], chosen: Any) -> None:
 
 def run_all(arguments: argparse.Namespace, folders: tuple[Path, Path], world: World) -> None:
     """Tune each objective, then run it with every seed; then the ablations."""
-    shared = [*(SHORT if arguments.short else []), *arguments.overrides]
+    shared = [*WORDS[arguments.version], *arguments.overrides]
     lrs = {}
     for objective, own in OBJECTIVES.items():
         tuned = [
@@ -169,14 +179,15 @@ def one(
 ) -> dict[str, Any]:  # fmt: skip
     """Collective: the row of one run, which is trained and measured unless it is there."""
     config = load_config(RECIPE, [*words, f"seed={seed}", f"input.root={data}"])
-    key = {"kind": kind, "objective": objective, "seed": seed, "digest": digest(config),
-           "short": arguments.short}  # fmt: skip
+    key = {"kind": kind, "objective": objective, "seed": seed, "digest": digest(config)}
     for row in world.gather(rows_of(arguments.out))[0]:
-        if all(row.get(name) == value for name, value in key.items()):
+        same = all(row.get(name) == value for name, value in key.items())
+        if same and version_of(row) == arguments.version:
             return row
     run_dir = arguments.work / f"{kind}_{objective.replace('=', '_')}_{seed}_{digest(config)}"
     figures = train_and_measure(config, run_dir, world)
-    row = {**key, "lr": config.optim.lr, **figures, "overrides": list(words),
+    row = {**key, "version": arguments.version, "lr": config.optim.lr, **figures,
+           "overrides": list(words),
            "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
     row |= provenance()
     if world.is_main:

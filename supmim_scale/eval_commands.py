@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
-    from supmim_scale.evaluate.measure import Wanted
     from supmim_scale.evaluate.segment import SegmentSettings
+    from supmim_scale.evaluate.wanted import Wanted
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
 
@@ -78,8 +78,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _wanted(arguments: argparse.Namespace) -> "Wanted":
     """What the options ask for. Raises `UserError` for values out of range."""
     from supmim_scale.evaluate.knn import KnnSettings
-    from supmim_scale.evaluate.measure import Wanted
     from supmim_scale.evaluate.robustness import SETS
+    from supmim_scale.evaluate.wanted import Wanted
 
     for name in ("knn_k", "knn_temperature", "segment_steps", "segment_classes"):
         value = getattr(arguments, name)
@@ -117,21 +117,24 @@ def _launch(arguments: argparse.Namespace) -> int:
 
     if arguments.ranks < 1:
         raise UserError("--ranks", f"{arguments.ranks}", "1 or more", "raise it")
+    return launch(arguments.ranks, _words(arguments))
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The command of one rank: every option that the parser has, but for the number of ranks."""
+    parser = argparse.ArgumentParser()
+    add_eval_command(parser)
     words = ["eval", arguments.what, *arguments.overrides]
-    for name, value in vars(arguments).items():
-        option = "--" + name.replace("_", "-")
-        if name in _PASSED and value is True:
-            words.append(option)
-        elif name in _PASSED and value not in (None, False):
-            words += [option, str(value)]
-    for kind, path in arguments.robustness:
-        words += ["--robustness", kind, path]
-    return launch(arguments.ranks, words)
-
-
-_PASSED = ("weights", "model", "out", "knn", "knn_k", "knn_temperature", "probe", "probe_solver",
-           "few_shot", "calibration", "reconstructions", "segment", "segment_finetune",
-           "segment_steps", "segment_classes")  # fmt: skip
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if not action.option_strings or action.dest == "ranks" or value in (None, False):
+            continue
+        option = action.option_strings[0]
+        if action.nargs == 2:
+            words += [word for pair in value for word in (option, *pair)]
+        else:
+            words += [option] if action.nargs == 0 else [option, str(value)]
+    return words
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
         paused = time.perf_counter()
         if masks and log and (is_last or _is_due(config.log.images_every, steps_done)):
             _show(run, arguments[0], masks, output, steps_done, log)
-        if _is_measured(run, steps_done) or _is_due(config.log.knn_every, steps_done):
+        if _is_measured(run, steps_done) or _is_knn_due(run, steps_done):
             figures |= _evaluate(run, save_run_weights(run, steps_done), steps_done, log)
         elif _is_due(config.checkpoint.weights_every, steps_done):
             save_run_weights(run, steps_done)
@@ -166,7 +166,7 @@ def _evaluate(run: Run, weights: Path, steps_done: int, log: RunLog | None) -> d
     load_encoder(encoder, weights)
     if _is_measured(run, steps_done):
         row |= _measure_top1(run, encoder, steps_done, log)
-    if _is_due(run.config.log.knn_every, steps_done):
+    if _is_knn_due(run, steps_done):
         subject = Subject(run.run_dir.name, encoder, run.config, None, run.run_dir, {})
         count = run.config.log.knn_images
         knn = online_knn(subject, run.train_set, run.val_set, count, run.world)
@@ -184,6 +184,12 @@ def _is_measured(run: Run, steps_done: int) -> bool:
     return steps_done == run.num_steps or _is_due(run.config.log.eval_every, steps_done)
 
 
+def _is_knn_due(run: Run, steps_done: int) -> bool:
+    """Whether k-NN is due after this step: on a schedule, and with one after the last."""
+    every = run.config.log.knn_every
+    return _is_due(every, steps_done) or (every > 0 and steps_done == run.num_steps)
+
+
 def _measure_top1(
     run: Run, encoder: VisionTransformer, steps_done: int, log: RunLog | None
 ) -> dict[str, float]:
@@ -198,7 +204,7 @@ def _measure_top1(
         device=run.world.device,
         quarantine=Quarantine(skip_policy(run.config), len(run.val_set), listed),
     )
-    row = evaluate(encoder, batches, run.world, len(run.val_set))
+    row = evaluate(encoder, batches, run.world, len(run.val_set), run.precision)
     row["left_out"] = len(run.val_set) - row["images"]
     if log:
         log.evaluation(steps_done, row)

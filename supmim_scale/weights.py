@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from supmim_scale.errors import UserError
 from supmim_scale.models.encoder import VisionTransformer, resampled_positions
@@ -95,7 +95,7 @@ def load_encoder(
     """Fill a timm encoder from a run's weights; returns the file's metadata.
 
     `resample`: positions of another grid are resampled. Raises `UserError` naming the first tensor
-    that is missing or of another shape.
+    that is missing, of another shape, or has no place.
     """
     given, metadata = read_weights(path)
     found = {
@@ -105,15 +105,27 @@ def load_encoder(
     }
     if resample and "pos_embed" in found:
         found["pos_embed"] = resampled_positions(encoder, found["pos_embed"], str(path))
-    wanted = encoder.state_dict()
+    load_exactly(encoder, found, path)
+    return metadata
+
+
+def load_exactly(model: nn.Module, given: dict[str, Tensor], path: Path) -> None:
+    """Fill a model with the tensors of `path`. Raises `UserError` naming the first that is missing,
+    of another shape, or has no place."""
+    wanted = model.state_dict()
     for name, tensor in wanted.items():
-        if name not in found or found[name].shape != tensor.shape:
-            have = list(found[name].shape) if name in found else "no such tensor"
+        if name not in given or given[name].shape != tensor.shape:
+            have = list(given[name].shape) if name in given else "no such tensor"
             raise UserError(
                 f"{path}: {name}", f"{have}", f"{list(tensor.shape)}", "use the run's own recipe"
             )
-    encoder.load_state_dict(found)
-    return metadata
+    for name in given:
+        if name not in wanted:
+            raise UserError(
+                f"{path}: {name}", "a tensor without a place", "weights of this model",
+                "use the run's own recipe",
+            )  # fmt: skip
+    model.load_state_dict(given)
 
 
 def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
@@ -133,10 +145,12 @@ def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
 
 def keep_best(run_dir: Path, weights: Path, metric: str, value: float, steps_done: int) -> bool:
     """Keep `weights` as `weights/best.safetensors`, and say so in `best.json`, if `value` is above
-    what is there of the same metric; whether it was."""
+    what is there of the same metric and an earlier step; whether it was. What a run kept beyond
+    the checkpoint that it went on from is none of its own."""
     note, best = run_dir / "best.json", run_dir / "weights" / "best.safetensors"
     kept = json.loads(note.read_text()) if note.exists() else {}
-    if kept.get("metric") == metric and kept["value"] >= value:
+    is_earlier = kept.get("metric") == metric and kept["steps_done"] < steps_done
+    if is_earlier and kept["value"] >= value:
         return False
     part = best.with_name(best.name + ".part")
     shutil.copy2(weights, part)

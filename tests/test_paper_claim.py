@@ -20,9 +20,8 @@ import paper_claim
 import paper_claim_report
 
 
-@pytest.mark.parametrize("short", [True, False])
-def test_the_objectives_differ_in_the_mim_term_alone(short):
-    shared = paper_claim.SHORT if short else []
+@pytest.mark.parametrize("shared", paper_claim.WORDS.values(), ids=paper_claim.WORDS)
+def test_the_objectives_differ_in_the_mim_term_alone(shared):
     a, b = (load_config(paper_claim.RECIPE, [*shared, *own])
             for own in paper_claim.OBJECTIVES.values())  # fmt: skip
     differing = {key for key, value in identity_of(a).items() if identity_of(b)[key] != value}
@@ -67,17 +66,31 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
     assert not contents(sets[tuning, "train"]) & contents(sets[tuning, "val"])
 
 
+def row_of(kind, objective, seed, value, lr=0.1, **changed):
+    figures = dict.fromkeys(paper_claim_report.MEASURES, value)
+    return {
+        "kind": kind, "objective": objective, "seed": seed, "lr": lr, "short": True,
+        "train_images": 9, "images_seen": 90, "steps": 9, "images": 5.0, "device": "cpu",
+        "precision": "fp32", "commit": "a" * 40, "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]],
+        "overrides": [*(["mim.weight=0"] if objective == "supervised" else []), f"optim.lr={lr}"],
+        **figures, **changed,
+    }  # fmt: skip
+
+
 def rows_with(differences):
-    """Rows of a baseline at 0.5 and of a joint run beside it, a seed each."""
-    base = {"kind": "run", "short": True, "train_images": 9, "images_seen": 90, "images": 5.0,
-            "device": "cpu", "lr": 0.1, "precision": "fp32",
-            "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]]}  # fmt: skip
+    """Rows of a baseline that varies with the seed and of a joint run beside it, in any order."""
     rows = []
     for seed, difference in enumerate(differences):
-        for objective, value in (("supervised", 0.5), ("supervised_mim", 0.5 + difference)):
-            figures = dict.fromkeys(paper_claim_report.MEASURES, value)
-            rows.append({**base, "objective": objective, "seed": seed, **figures})
-    return rows
+        base = 0.5 + 0.07 * seed
+        rows.append(row_of("run", "supervised", seed, base))
+        rows.append(row_of("run", "supervised_mim", seed, base + difference))
+    return [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
+
+
+def table_of(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paper_claim_report.report(path)
 
 
 def test_differences_are_paired_and_their_interval_is_students(tmp_path):
@@ -85,9 +98,33 @@ def test_differences_are_paired_and_their_interval_is_students(tmp_path):
     mean, wide = paper_claim_report.interval(differences)
     low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert (mean - wide, mean + wide) == pytest.approx((low, high))
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows_with(differences)))
-    table = paper_claim_report.report(path)
+    table = table_of(tmp_path, rows_with(differences))
     assert f"{100 * mean:+.2f} +- {100 * wide:.2f} points | 3 |" in table
     assert "Ablations: not run." in table
+    assert "not comparable" in table
+    assert "Warning" not in table
     assert (tmp_path / "rows_short.png").stat().st_size > 1000
+
+
+def test_a_pair_is_of_one_size_and_recipe_at_the_learning_rates_that_the_tuning_chose(tmp_path):
+    tuned = [row_of("tune", name, 1000, value, lr, images=100.0)
+             for name in paper_claim_report.NAMES
+             for lr, value in ((0.1, 0.4), (0.2, 0.5), (0.3, 0.5))]  # fmt: skip
+    words = [row_of("run", name, seed, 0.5, 0.2) for name in paper_claim_report.NAMES
+             for seed in (0, 1)]  # fmt: skip
+    strays = [row_of("run", "supervised_mim", 0, 0.9, 0.3),
+              row_of("run", "supervised_mim", 1, 0.9, 0.2, images_seen=91)]  # fmt: skip
+    table = table_of(tmp_path, [*tuned, *strays, *words])
+    assert "+0.00 +- 0.00 points | 2 |" in table
+    assert "left out: 2." in table
+    assert "lr 0.2: 50.00% of 100 held-out training images, standard error 5.00% (taken)" in table
+    first = table_of(tmp_path, [*tuned[:2], *tuned[3:5], *words])
+    assert "(taken, on the edge of the grid)" in first
+
+
+def test_commits_are_named_and_a_pair_of_two_is_told(tmp_path):
+    rows = rows_with([0.0, 0.1])
+    next(r for r in rows if r["seed"] == 1)["commit"] = "b" * 40 + "+changes"
+    table = table_of(tmp_path, rows)
+    assert "aaaaaaaaaa, bbbbbbbbbb+changes" in table
+    assert "Warning: runs of two commits are paired, seeds 1." in table

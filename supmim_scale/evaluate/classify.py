@@ -9,21 +9,23 @@ from supmim_scale.data.loader import Batch
 from supmim_scale.engine.world import World
 from supmim_scale.progress import progress
 
+_NO_CLASS = -2  # -1 pads labels
+
 
 @torch.inference_mode()
 def evaluate(
-    encoder: nn.Module, batches: Iterable[Batch], world: World, num_images: int
+    encoder: nn.Module, batches: Iterable[Batch], world: World, num_images: int, precision: str
 ) -> dict[str, float]:
     """Collective: `top1`, `top5` as shares, and `images`, each image counted once.
 
-    With several labels an image, a hit is any of them.
+    With several labels an image, a hit is any of them. `precision`: fp32 or bf16.
     """
     encoder.eval().to(world.device)
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     share = -(-num_images // world.world_size)
     with progress("eval", share, "image", shown=world.is_main) as bar:
         for batch in batches:
-            with autocast(world.device):
+            with autocast(world.device, precision):
                 logits_BK = encoder(batch.images_BCHW)
             sums += hits(logits_BK, batch.labels_BL)
             bar.update(len(logits_BK))
@@ -34,9 +36,10 @@ def evaluate(
 def hits(scores_BK: Tensor, labels_BL: Tensor) -> Tensor:
     """(top-1 hits, top-5 hits, images) in float64; labels are padded with -1.
 
-    Equal scores: the class with the lower id stands first.
+    Equal scores: the class with the lower id stands first. A score of -inf is no choice.
     """
     top_B5 = ranked(scores_BK, 5)
+    top_B5 = top_B5.where(scores_BK.gather(1, top_B5) > -torch.inf, _NO_CLASS)
     hits_B5 = (top_B5.unsqueeze(-1) == labels_BL.unsqueeze(1)).any(dim=-1)
     counts = (hits_B5[:, 0].sum(), hits_B5.any(dim=1).sum())
     images = torch.tensor(len(scores_BK), dtype=torch.float64, device=scores_BK.device)
@@ -48,6 +51,6 @@ def ranked(scores_BK: Tensor, count: int) -> Tensor:
     return scores_BK.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, as in training; fp32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, device.type == "cuda")
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forward passes in `precision`, fp32 or bf16."""
+    return torch.autocast(device.type, torch.bfloat16, precision == "bf16")

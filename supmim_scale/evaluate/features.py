@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from supmim_scale.data.loader import Batch
 from supmim_scale.engine.world import World
-from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import autocast
+from supmim_scale.errors import RankError, UserError
 from supmim_scale.progress import progress
 
 Encode = Callable[[Tensor], Tensor]
@@ -50,14 +49,15 @@ def extract(
 ) -> Features:
     """Collective: features of a whole set on every rank, from each rank's share of its batches.
 
-    A set takes `num_images` x width x 4 bytes a rank.
+    A set takes `num_images` x width x 4 bytes a rank. Raises `RankError` for features that are not
+    finite, whose figures would look like any others.
     """
     ids, labels, features = [], [], []
     share = -(-num_images // world.world_size)
     with progress(what, share, "image", shown=world.is_main) as bar:
         for batch in batches:
-            with autocast(world.device):
-                features_BD = encode(batch.images_BCHW)
+            features_BD = encode(batch.images_BCHW)
+            _require_finite(features_BD, batch.ids_B, what)
             ids.append(batch.ids_B)
             labels.append(batch.labels_BL.cpu().numpy())
             features.append(features_BD.float().cpu().numpy())
@@ -82,7 +82,7 @@ def cached(
         return make()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"features-{name}.safetensors"
-    if world.gather(path.exists())[0]:
+    if all(world.gather(path.exists())):  # of nodes without a shared folder some may lack it
         return _load(path)
     features = make()
     world.main_first(lambda: _save(features, path) if world.is_main else None)
@@ -96,6 +96,14 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _require_finite(features_BD: Tensor, ids_B: NDArray[np.int64], what: str) -> None:
+    is_bad_B = ~features_BD.isfinite().all(dim=1)
+    if is_bad_B.any():
+        image = ids_B[int(is_bad_B.nonzero()[0])]
+        raise RankError(what, f"features of image {image} that are not finite", "finite ones",
+                        "take other weights, or engine.precision=fp32")  # fmt: skip
 
 
 def _save(features: Features, path: Path) -> None:

@@ -23,14 +23,16 @@ def few_shot_figures(
 
     Numbers of shots that a class cannot give are left out. Raises `UserError` where none is left.
     """
-    train, held_out = (_unit(features) for features in (train, held_out))
+    held_out = _unit(held_out)
     row: dict[str, float] = {}
     for shots in SHOTS:
         draws = [draw_shots(train.labels_NL, shots, seed) for seed in range(DRAWS)]
         if any(len(places) == 0 for places in draws):
             continue
         tops = [
-            scored(fit_ridge(train.rows(places), num_classes, L2, world.device), held_out, world)[0]
+            scored(
+                fit_ridge(_unit(train.rows(places)), num_classes, L2, world.device), held_out, world
+            )[0]
             for places in draws
         ]
         row[f"few_shot{shots}_top1"] = float(np.mean(tops))

@@ -1,7 +1,8 @@
 """k-NN classification and image retrieval by cosine similarity, exact, in chunks on the device.
 
 Similarities are float64 and compared to 2^-36 (1.5e-11), so that what is equal but for rounding
-is equal whatever the chunks, ranks and device; equals stand in the order of the bank.
+is equal whatever the chunks, ranks and device, up to values on a rounding boundary; equals stand
+in the order of the bank.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ RECALL_AT = (1, 5, 10)
 _LEVELS, _PLACES = 36, 26  # bits of a key for the similarity and for the place in the bank
 _LAST = (1 << _PLACES) - 1
 _CHUNK = 1 << 25  # similarities at a time
+_ROWS = 1 << 14  # rows of the bank that are normalised at a time
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def neighbours(
     On the bank's device. Raises `UserError` where the bank has fewer rows than `k`.
     """
     require_bank(len(bank_ND), k)
-    bank_ND, found = _unit(bank_ND), []
+    bank_ND, found = _unit_bank(bank_ND, bank_ND.device), []
     for part_QD in queries_QD.split(max(1, chunk // len(bank_ND))):
         found.append(_ranking(part_QD, bank_ND, k))
     similar, places = zip(*found, strict=True)
@@ -75,6 +77,11 @@ def vote(
     return votes_QC[:, :num_classes]
 
 
+def _voted(votes_QC: Tensor) -> Tensor:
+    """Votes, with classes that no neighbour has as no choice at all."""
+    return votes_QC.where(votes_QC > 0, -torch.inf)
+
+
 def average_precision(relevant_QN: Tensor) -> Tensor:
     """(Q,) average precision of rankings, the nearest first; NaN where nothing is relevant."""
     hits_QN = relevant_QN.double()
@@ -103,7 +110,7 @@ def knn_figures(
     """
     require_bank(len(bank), settings.k)
     mine, device = queries.share(world), world.device
-    bank_ND, bank_labels_NL = _unit(bank.features_ND.to(device)), bank.labels_NL.to(device)
+    bank_ND, bank_labels_NL = _unit_bank(bank.features_ND, device), bank.labels_NL.to(device)
     plain = [k for k in PLAIN_K if k <= len(bank)]
     votes = [(settings.k, settings.temperature), *((k, None) for k in plain)]
     sums = torch.zeros(3 * len(votes) + len(RECALL_AT) + 2, dtype=torch.float64, device=device)
@@ -116,7 +123,7 @@ def knn_figures(
             most = max(k for k, _ in votes)
             near_QKL = bank_labels_NL[places_QN[:, :most]]
             counts = [
-                hits(vote(similar_QN[:, :k], near_QKL[:, :k], num_classes, t), labels_QL)
+                hits(_voted(vote(similar_QN[:, :k], near_QKL[:, :k], num_classes, t)), labels_QL)
                 for k, t in votes
             ]
             good_QN = relevant(labels_QL, bank_labels_NL).gather(1, places_QN)
@@ -144,6 +151,15 @@ def _named(names: Sequence[str], sums: list[float]) -> dict[str, float]:
     for k, recall in zip(RECALL_AT, recalls, strict=True):
         row[f"recall_at_{k}"] = recall / queries
     return row | {"retrieval_map": precision / queries}
+
+
+def _unit_bank(bank_ND: Tensor, device: torch.device) -> Tensor:
+    """Rows of length 1 in float64 on the device, which holds nothing else as large."""
+    unit_ND = torch.empty(bank_ND.shape, dtype=torch.float64, device=device)
+    for start in range(0, len(bank_ND), _ROWS):
+        rows = slice(start, start + _ROWS)
+        unit_ND[rows] = _unit(bank_ND[rows].to(device))
+    return unit_ND
 
 
 def _unit(rows_ND: Tensor) -> Tensor:

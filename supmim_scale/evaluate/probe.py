@@ -25,15 +25,19 @@ _HELD_OUT, _SEED = 10, 0
 _ROWS = 16_384  # at a time
 _SWEEP_ROUNDS, _ROUNDS, _FLAT = 100, 1000, 1e-9  # L-BFGS ends there, or where no gradient is larger
 
+_CONVERGED = 1e-6  # the largest gradient of a minimum
+
 
 @dataclass(frozen=True)
 class Linear:
-    """logits = (features - mean) / scale @ weight + bias, in float64."""
+    """logits = (features - mean) / scale @ weight + bias, in float64. `gradient`: of L-BFGS, the
+    largest that was left."""
 
     weight_DK: Tensor
     bias_K: Tensor
     mean_D: Tensor
     scale_D: Tensor
+    gradient: float | None = None
 
     def logits(self, features_BD: Tensor) -> Tensor:
         """(B, classes)."""
@@ -44,7 +48,8 @@ class Linear:
 def probe_figures(
     train: Features, held_out: Features, num_classes: int, solver: str, world: World
 ) -> dict[str, float]:
-    """Collective: top-1 and top-5 of the linear probe on `held_out`, and what the sweep chose."""
+    """Collective: top-1 and top-5 of the linear probe on `held_out`, what the sweep chose, whether
+    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum."""
     _require_labels(train, num_classes)
     order = np.random.default_rng(_SEED).permutation(len(train))
     chosen_on = max(1, len(train) // _HELD_OUT)
@@ -63,9 +68,14 @@ def probe_figures(
             scores.append(top1)
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
-        top1, top5 = scored(fit(train, best, _ROUNDS), held_out, world)
+        probe = fit(train, best, _ROUNDS)
+        top1, top5 = scored(probe, held_out, world)
         bar.update()
-    return {"probe_top1": top1, "probe_top5": top5, name: best}
+    row = {"probe_top1": top1, "probe_top5": top5, name: best,
+           "probe_on_edge": best in (values[0], values[-1])}  # fmt: skip
+    if probe.gradient is not None:
+        row |= {"probe_gradient": probe.gradient, "probe_converged": probe.gradient <= _CONVERGED}
+    return row
 
 
 def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, float]:
@@ -112,7 +122,9 @@ def fit_lbfgs(
     )  # fmt: skip
     optimizer.step(closure)
     fitted = params.detach()
-    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D)
+    closure()  # the line search may have asked last beside the point it took
+    assert params.grad is not None
+    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D, params.grad.abs().max().item())
 
 
 def fit_sgd(
@@ -124,8 +136,7 @@ def fit_sgd(
     Every rank computes the same; `lr` is of a batch of 256.
     """
     device = world.device
-    mean_D = train.features_ND.double().mean(0).to(device)
-    scale_D = train.features_ND.double().std(0, correction=0).to(device).clamp_min(1e-6)
+    mean_D, scale_D = (moment_D.to(device) for moment_D in _moments(train.features_ND))
     weight_DK = torch.zeros(len(mean_D), num_classes, dtype=torch.float64, device=device)
     probe = Linear(weight_DK, weight_DK.new_zeros(num_classes), mean_D, scale_D)
     params = [probe.weight_DK.requires_grad_(), probe.bias_K.requires_grad_()]
@@ -150,8 +161,17 @@ def fit_sgd(
 
 def one_hot(labels_BL: Tensor, num_classes: int) -> Tensor:
     """(B, classes) float64: 1 for every label; -1 is none."""
-    filled = F.one_hot(labels_BL.where(labels_BL >= 0, num_classes), num_classes + 1)
-    return filled.amax(dim=1)[:, :num_classes].double()
+    shape = len(labels_BL), num_classes + 1  # the last is of no label
+    filled = torch.zeros(shape, dtype=torch.float64, device=labels_BL.device)
+    filled.scatter_(1, labels_BL.where(labels_BL >= 0, num_classes), 1.0)
+    return filled[:, :num_classes]
+
+
+def require_enough(images: int) -> None:
+    """Raise `UserError` for a training set too small to hold a part of it out."""
+    if images < 2 * _HELD_OUT:
+        raise UserError("--probe", f"{images} training images", f"{2 * _HELD_OUT} or more",
+                        "name a larger set with data.train")  # fmt: skip
 
 
 def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -161,6 +181,14 @@ def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, labels: F.binary_cross_entropy_with_logits(
         logits, one_hot(labels, logits.shape[1]), reduction="sum"
     )
+
+
+def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, deviation, at least 1e-6) in float64, of rows in parts: a set has no second copy."""
+    parts, count = features_ND.split(_ROWS), len(features_ND)
+    mean_D = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
+    squares = torch.stack([(part.double() - mean_D).square().sum(0) for part in parts])
+    return mean_D, (squares.sum(0) / count).sqrt().clamp_min(1e-6)
 
 
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
@@ -174,11 +202,9 @@ def _plain(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _require_labels(train: Features, num_classes: int) -> None:
-    if len(train) < 2 * _HELD_OUT or int(train.labels_NL.max()) < 0:
-        raise UserError(
-            "--probe", f"{len(train)} training images", f"{2 * _HELD_OUT} or more with labels",
-            "name a larger set with data.train",
-        )  # fmt: skip
-    if train.labels_NL.shape[1] == 1 and int(train.labels_NL.min()) < 0:
+    require_enough(len(train))
+    if int(train.labels_NL.max()) < 0 or (
+        train.labels_NL.shape[1] == 1 and int(train.labels_NL.min()) < 0
+    ):
         raise UserError("--probe", "images without a label", "a label each", "set loss.kind")
     assert int(train.labels_NL.max()) < num_classes

@@ -1,4 +1,4 @@
-"""Where results go: `eval.json`, TensorBoard, pictures."""
+"""Where results go: `eval.json` and `eval.jsonl`, TensorBoard, pictures."""
 
 import json
 import os
@@ -13,6 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from supmim_scale.errors import UserError
 
 FOLDER = "eval"
+# What a figure is of: rows that differ in one of these are no parts of one row.
+IDENTITY = ("weights_digest", "weights_file", "steps_done", "precision", "image_size", "eval_crop",
+            "split", "set_digest", "train_set_digest", "segment_set")  # fmt: skip
 
 
 class Results:
@@ -23,6 +26,13 @@ class Results:
 
     def __init__(self, out: Path, step: int, *, is_main: bool) -> None:
         self._out, self._step, self._is_main = out, step, is_main
+
+    def require_writable(self) -> None:
+        """Raise `UserError` where the folder could not be made, before anything is measured."""
+        nearest = next(path for path in (self._out, *self._out.resolve().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError("--out", f"{nearest}, which is no folder to write to",
+                            "a writable folder", "name another")  # fmt: skip
 
     @cached_property
     def _events(self) -> SummaryWriter:
@@ -42,15 +52,34 @@ class Results:
         Image.fromarray(bytes_HWC).save(self._out / FOLDER / f"{name}.png")
 
     def close(self, row: dict[str, Any]) -> None:
-        """Write the figures, whole or not at all, and print them as one line of JSON."""
+        """Print the figures as one line of JSON, add it to `eval.jsonl`, and write `eval.json`,
+        whole or not at all: with what earlier calls measured of the same weights and sets."""
         if not self._is_main:
             return
         for name, value in row.items():
             if isinstance(value, (int, float)):
                 self._events.add_scalar(f"eval/{name}", value, self._step)
         self._events.close()
-        text, path = json.dumps(row), self._out / "eval.json"
+        path = self._out / "eval.json"
         part = path.with_name(path.name + ".part")
-        part.write_text(text + "\n")
+        part.write_text(json.dumps(merged(_kept(path), row)) + "\n")
         os.replace(part, path)
-        print(text, flush=True)
+        with open(path.with_suffix(".jsonl"), "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def merged(kept: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """`row` with the figures of `kept` that it has not, if both are of the same weights and sets;
+    else `row` alone."""
+    same = all(kept[name] == row[name] for name in IDENTITY if name in kept and name in row)
+    return kept | row if same and "weights_digest" in kept else row
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The row of an earlier call, empty where there is none or it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ order of the held-out files' numbers.
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,25 +56,49 @@ def scored_classes(kind: str, labels_NL: Tensor, num_classes: int) -> Tensor:
     return allowed_K
 
 
-def real_labels(path: Path, held_out: Dataset, features: Features, num_classes: int) -> Features:
-    """The held-out images with ReaL's labels in place of their own; those that it leaves empty are
-    left out. Raises `UserError` where list and set do not belong together."""
+def names_of(wanted: Sequence[tuple[str, Path]]) -> dict[str, tuple[str, Path]]:
+    """(kind, path) of sets by the name of their figures: the kind, and the folder's name where
+    several are of one kind. Raises `UserError` for two of one name."""
+    named: dict[str, tuple[str, Path]] = {}
+    kinds = [kind for kind, _ in wanted]
+    for kind, path in wanted:
+        name = kind if kinds.count(kind) == 1 else f"{kind}-{path.resolve().stem}"
+        name = name.replace("-", "_")
+        if name in named:
+            raise UserError(f"--robustness {kind}", f"two of the name {path.resolve().stem}",
+                            "sets of different names", "rename a folder")  # fmt: skip
+        named[name] = (kind, path)
+    return named
+
+
+def real_labels(path: Path, held_out: Dataset, num_classes: int) -> Tensor:
+    """(images, labels) ReaL's labels of the held-out images by id, padded with -1.
+
+    Raises `UserError` where list and set do not belong together.
+    """
     try:
         given = json.loads(path.read_text())
         lists = [[int(label) for label in row] for row in given]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--robustness {REAL}", f"{path} ({error})", "a JSON list of label lists",
                         "take real.json") from None  # fmt: skip
-    places = _numbers(held_out, features.ids_N)
-    if places.max(initial=0) >= len(lists) or max(map(max, filter(None, lists))) >= num_classes:
-        raise UserError(f"--robustness {REAL}", f"{len(lists)} lists, or labels beyond the "
-                        "head", "a list for each image of this set", "take real.json")  # fmt: skip
-    width = max(1, *(len(lists[place]) for place in places))
-    labels_NL = torch.full((len(places), width), -1)
+    places = _numbers(held_out, np.arange(len(held_out)))
+    largest = max(map(max, filter(None, lists)), default=-1)
+    if places.max(initial=0) >= len(lists) or not 0 <= largest < num_classes:
+        raise UserError(f"--robustness {REAL}", f"{len(lists)} lists, labels up to {largest}",
+                        f"a list for each image of this set, of {num_classes} classes",
+                        "take real.json")  # fmt: skip
+    width = max((len(lists[place]) for place in places), default=1)
+    labels_NL = torch.full((len(places), max(1, width)), -1)
     for row, place in enumerate(places):
         labels_NL[row, : len(lists[place])] = torch.tensor(lists[place], dtype=torch.long)
-    kept = np.flatnonzero((labels_NL[:, 0] >= 0).numpy())
-    return Features(features.ids_N, labels_NL, features.features_ND).rows(kept)
+    return labels_NL
+
+
+def relabelled(features: Features, labels_NL: Tensor) -> Features:
+    """Features with other labels, by id; images that these leave empty are left out."""
+    given = Features(features.ids_N, labels_NL[features.ids_N], features.features_ND)
+    return given.rows(np.flatnonzero((given.labels_NL[:, 0] >= 0).numpy()))
 
 
 def _numbers(held_out: Dataset, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -46,10 +46,7 @@ class Segmenter(nn.Module):
     def __init__(self, subject: Subject, num_classes: int) -> None:
         super().__init__()
         self.encoder, self._subject = subject.encoder, subject
-        embed: Any = getattr(subject.encoder, "patch_embed", None)
-        if embed is None or getattr(embed, "grid_size", None) is None:
-            raise UserError("--segment", f"{subject.name}, which has no patches", "a ViT",
-                            "leave it out")  # fmt: skip
+        embed: Any = subject.encoder.patch_embed
         self.grid: tuple[int, int] = tuple(embed.grid_size)
         self.size = int(embed.img_size[0])
         self._prefix = int(getattr(subject.encoder, "num_prefix_tokens", 0))
@@ -61,23 +58,36 @@ class Segmenter(nn.Module):
         """(B, classes, size, size) from images in [0, 1]."""
         data = self._subject.config.data
         views_BCHW = self._subject.prepared((images_BCHW - data.mean) / data.std)
-        tokens_BTD = self.encoder.forward_features(views_BCHW)  # type: ignore[operator]
-        logits_BNK = self.head(tokens_BTD[:, self._prefix :])
+        device = views_BCHW.device
+        with autocast(device, self._subject.precision(device)):
+            tokens_BTD = self.encoder.forward_features(views_BCHW)  # type: ignore[operator]
+            logits_BNK = self.head(tokens_BTD[:, self._prefix :])
         logits_BKhw = logits_BNK.transpose(1, 2).unflatten(2, self.grid)
         return F.interpolate(
             logits_BKhw.float(), size=(self.size, self.size), mode="bilinear", align_corners=False
         )
 
 
-def segment_figures(
-    subject: Subject, settings: SegmentSettings, world: World
-) -> tuple[dict[str, Any], Tensor]:
-    """Collective: mIoU and pixel accuracy of the `val` part, and a picture of some of it. With
-    `finetune` the subject's encoder is changed.
+def open_parts(subject: Subject, settings: SegmentSettings) -> tuple[MaskedImages, MaskedImages]:
+    """The `train` and `val` parts. Raises `UserError` for a set that cannot be read, or a subject
+    without patches."""
+    embed = getattr(subject.encoder, "patch_embed", None)
+    if embed is None or getattr(embed, "grid_size", None) is None:
+        raise UserError("--segment", f"{subject.name}, which has no patches", "a ViT",
+                        "leave it out")  # fmt: skip
+    train, val = (open_masks(settings.folder, s, settings.classes) for s in ("train", "val"))
+    return train, val
 
-    Raises `UserError` for a set that cannot be read.
-    """
-    train, held_out = (open_masks(settings.folder, s, settings.classes) for s in ("train", "val"))
+
+def segment_figures(
+    subject: Subject,
+    parts: tuple[MaskedImages, MaskedImages],
+    settings: SegmentSettings,
+    world: World,
+) -> tuple[dict[str, Any], Tensor]:
+    """Collective: mIoU and pixel accuracy of the second of `parts` after training on the first, and
+    a picture of some of it. With `finetune` the subject's encoder is changed."""
+    train, held_out = parts
     model = Segmenter(subject, train.num_classes).to(world.device)
     fit(model, train, settings, world)
     confusion_KK, sheets = score(model, held_out, world)
@@ -86,6 +96,7 @@ def segment_figures(
     row = {
         f"{name}_miou": iou_K.nanmean().item(), f"{name}_accuracy": accuracy,
         f"{name}_images": len(held_out), f"{name}_steps": settings.steps,
+        "segment_set": str(settings.folder),
     }  # fmt: skip
     return row, sheets
 
@@ -104,8 +115,7 @@ def fit(model: Segmenter, train: MaskedImages, settings: SegmentSettings, world:
         for step in range(settings.steps):
             images_BCHW, masks_BHW = _crops(model, train, settings.batch, step, world)
             labelled = world.sum((masks_BHW != IGNORE).sum().double())
-            with autocast(world.device):
-                logits_BKHW = model(images_BCHW)
+            logits_BKHW = model(images_BCHW)
             loss = F.cross_entropy(logits_BKHW, masks_BHW, ignore_index=IGNORE, reduction="sum")
             optimizer.zero_grad()
             (loss / labelled.clamp_min(1).to(loss.dtype)).backward()
@@ -155,8 +165,7 @@ def slide(model: nn.Module, image_CHW: Tensor, size: int | None = None) -> Tenso
     seen_HW = image_CHW.new_zeros(height, width)
     for some in (corners[i : i + _WINDOWS] for i in range(0, len(corners), _WINDOWS)):
         windows = torch.stack([image_CHW[:, y : y + size, x : x + size] for y, x in some])
-        with autocast(image_CHW.device):
-            logits_BKHW = model(windows).float()
+        logits_BKHW = model(windows).float()
         if total_KHW is None:
             total_KHW = logits_BKHW.new_zeros(logits_BKHW.shape[1], height, width)
         for (y, x), logits_KHW in zip(some, logits_BKHW, strict=True):
@@ -206,7 +215,9 @@ def _crop(size: int, train: MaskedImages, step: int, place: int) -> tuple[Tensor
     number = int(rng.integers(len(train)))
     image_CHW = resized(train.image(number), round(size * rng.uniform(*_SCALES)))
     mask_1HW = train.mask(number).unsqueeze(0).float()
-    mask_HW = F.interpolate(mask_1HW.unsqueeze(0), size=tuple(image_CHW.shape[1:]), mode="nearest")
+    mask_HW = F.interpolate(
+        mask_1HW.unsqueeze(0), size=tuple(image_CHW.shape[1:]), mode="nearest-exact"
+    )
     y, x = (int(rng.integers(side - size + 1)) for side in image_CHW.shape[1:])
     image_CHW = image_CHW[:, y : y + size, x : x + size]
     mask_HW = mask_HW[0, 0, y : y + size, x : x + size].long()

@@ -16,7 +16,7 @@ from supmim_scale.inputs import view_settings
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.targets import CodebookTarget, PatchTarget, PixelTarget, VqganTarget
 from supmim_scale.pictures import reconstruction_grid
-from supmim_scale.weights import read_weights
+from supmim_scale.weights import load_exactly, read_weights
 
 _QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 3
 _GREEN, _RED, _WHITE = (0.1, 0.7, 0.2), (0.85, 0.1, 0.1), (1.0, 1.0, 1.0)
@@ -43,18 +43,23 @@ def neighbour_sheet(
     return torch.cat(rows, dim=1)
 
 
+def require_decoder(subject: Subject) -> None:
+    """Raise `UserError` for a subject without a decoder."""
+    if subject.run_dir is None or subject.weights is None or not subject.config.mim.weight:
+        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
+                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+
+
 def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
     """The reconstruction grid of held-out images by a run's whole weights.
 
-    Raises `UserError` for a subject without a decoder.
+    Raises `UserError` for weights that are not the whole model's.
     """
     config = subject.config
-    if subject.run_dir is None or subject.weights is None or not config.mim.weight:
-        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
-                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+    assert subject.weights is not None
     model = assemble.joint_model(config, assemble.target_features(config)).eval()
     given, _ = read_weights(subject.weights)
-    model.load_state_dict(given)
+    load_exactly(model, given, subject.weights)
     target, cpu = _target(subject), torch.device("cpu")
     batches = evaluation_batches(
         dataset, view_settings(config, cpu, decoder="cpu"), batch=_QUERIES, device=cpu,

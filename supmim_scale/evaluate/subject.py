@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from supmim_scale import assemble
 from supmim_scale.config import RunConfig, config_from, load_config
 from supmim_scale.data.loader import ViewSettings
+from supmim_scale.engine.base import resolve_precision
 from supmim_scale.errors import UserError
+from supmim_scale.evaluate.classify import autocast
 from supmim_scale.inputs import view_settings
 from supmim_scale.models import pretrained
 from supmim_scale.models.pretrained import Views
@@ -27,6 +29,7 @@ class Subject:
 
     `views`: how it wants its images, None for the recipe's way. `out`: where results lie unless
     another folder is named. `facts` go into the results. `run_dir`, `weights`: of a run.
+    `says_classes`: the command line says `model.num_classes`.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Subject:
     facts: dict[str, Any]
     run_dir: Path | None = None
     weights: Path | None = None
+    says_classes: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -61,10 +65,16 @@ class Subject:
         )
         return (images_BCHW * data.std + data.mean - mean) / std
 
+    def precision(self, device: torch.device) -> str:
+        """Of the encoder's forward passes: `engine.precision`, resolved for the device."""
+        return resolve_precision(self.config.engine.precision, device)
+
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """(B, width): what the head reads."""
-        tokens = self.encoder.forward_features(self.prepared(images_BCHW))  # type: ignore[operator]
-        pooled: Tensor = self.encoder.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        """(B, width): what the head reads, computed in the subject's precision."""
+        device = images_BCHW.device
+        with autocast(device, self.precision(device)):
+            tokens = self.encoder.forward_features(self.prepared(images_BCHW))  # type: ignore[operator]
+            pooled: Tensor = self.encoder.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         return pooled
 
     def logits(self, features_BD: Tensor) -> Tensor:
@@ -143,6 +153,9 @@ def _open_file(path: Path, model: str | None, overrides: Sequence[str]) -> Subje
 
 def _timm_subject(name: str, encoder: nn.Module, overrides: Sequence[str], out: Path) -> Subject:
     """A timm model with a recipe of its own, which the overrides complete."""
+    if not isinstance(encoder.get_classifier(), nn.Module):  # type: ignore[operator]
+        raise UserError(name, "several heads, of a distilled model", "a model with one head",
+                        "take another model")  # fmt: skip
     views = pretrained.views_of(encoder)
     words = {"paper": "none", "command": f"supmim-scale eval {name}", "hardware": "any",
              "expected": "not run yet"}  # fmt: skip
@@ -157,7 +170,8 @@ def _timm_subject(name: str, encoder: nn.Module, overrides: Sequence[str], out: 
     config = config_from(tree, overrides, "command line")
     facts = {"model": name, "mean": list(views.mean), "std": list(views.std),
              "interpolation": views.interpolation}  # fmt: skip
-    return Subject(name, encoder, config, views, out, facts)
+    says_classes = any(text.startswith("model.num_classes=") for text in overrides)
+    return Subject(name, encoder, config, views, out, facts, says_classes=says_classes)
 
 
 def _asked_size(overrides: Sequence[str]) -> int | None:

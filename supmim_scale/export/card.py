@@ -7,6 +7,7 @@ from typing import Any
 
 from supmim_scale.checksums import sha256_of
 from supmim_scale.config import RunConfig, as_yaml
+from supmim_scale.evaluate.results import IDENTITY
 from supmim_scale.evaluate.subject import recipe_of
 from supmim_scale.export.parity import Parity
 from supmim_scale.provenance import versions
@@ -18,8 +19,8 @@ dropped here. The encoder is timm's, unchanged."""
 _BASELINE = (
     "Trained with supervision alone (the baseline of arXiv 2312.00950 in our implementation)."
 )
-_NOT_FIGURES = ("steps_done", "weights", "weights_file", "digest", "reader", "precision", "set",
-                "set_digest")  # fmt: skip
+_NOT_FIGURES = {"weights", "digest", "reader", "set", "images", *IDENTITY}
+_SHARES = ("top1", "top5", "map", "std", "miou", "accuracy", "calibration_error")  # endings
 
 
 def write_card(
@@ -61,17 +62,33 @@ def _metrics(run_dir: Path, config: RunConfig, weights: Path, facts: dict[str, s
     if (row.get("weights_file"), row.get("steps_done")) != wanted:
         return ["Not measured: `supmim-scale eval` was not run on these weights."]
     figures = {name: value for name, value in row.items() if name not in _NOT_FIGURES}
-    table = [f"| {name} | {_shown(value)} |" for name, value in figures.items()]
-    size = recipe_of(run_dir).model.image_size
+    table = [f"| {name} | {shown(name, value)} |" for name, value in figures.items()]
+    own = recipe_of(run_dir)
+    size = row.get("image_size", own.model.image_size)
     resampled = size != config.model.image_size
     note = [f"Measured at {size} px, before positions were resampled.", ""] if resampled else []
-    where = f"On the held-out part of {row.get('set', config.data.name)} ({row.get('precision')})."
+    where = _measured_on(row, own)
     return [where, "", *note, "| figure | value |", "|---|---|", *table]
 
 
-def _shown(value: Any) -> str:
-    is_share = isinstance(value, float) and not value.is_integer()
-    return f"{value:.4f}" if is_share else f"{value:g}" if not isinstance(value, str) else value
+def _measured_on(row: dict[str, Any], own: RunConfig) -> str:
+    """Which images, named: `eval` may have been given another set than the recipe's."""
+    named = [f"segmentation on `{row['segment_set']}`"] if "segment_set" in row else []
+    if "set_digest" in row:
+        is_own = (row.get("set"), row.get("split")) == (own.data.name, own.data.val)
+        whose = "the recipe's" if is_own else "another set than the recipe's:"
+        named.insert(0, f"on {int(row['images'])} images of {whose} `{row.get('set')}`, part "
+                     f"`{row.get('split')}` (set digest `{row['set_digest']}`)")  # fmt: skip
+    return f"Measured {', '.join(named)}, in {row.get('precision')}."
+
+
+def shown(name: str, value: Any) -> str:
+    """Shares with four decimals, counts whole, whatever else with six digits that matter."""
+    if isinstance(value, (str, int)):
+        return str(value)
+    if name.endswith(_SHARES) or name.startswith("recall_at_"):
+        return f"{value:.4f}"
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
 def _versions(found: Any) -> str:

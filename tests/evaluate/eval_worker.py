@@ -9,9 +9,10 @@ from pathlib import Path
 
 from supmim_scale.engine import join_world, leave_world
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.measure import Wanted, measure
+from supmim_scale.evaluate.measure import measure
 from supmim_scale.evaluate.segment import SegmentSettings
 from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluate.wanted import Wanted
 
 
 def rows(run_dir, out, masks, sets, world):

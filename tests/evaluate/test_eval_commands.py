@@ -12,9 +12,11 @@ from eval_worker import rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from supmim_scale.cli import main
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluate.subject import Subject, open_subject
+from supmim_scale.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
@@ -71,22 +73,29 @@ def test_a_run_gives_figures_pictures_and_curves(cli, run_dir):
     assert cli("eval", weights)[1]["top1"] == row["top1"]
 
 
-def test_a_folder_of_timms_gives_timms_logits_and_so_does_its_file(
-    timm_folder, shards, cli, tmp_path
-):
+def test_a_folder_of_timms_gives_timms_logits_and_so_does_its_file(timm_folder, monkeypatch):
     model, folder = timm_folder
     images_BCHW = torch.rand(3, 3, 32, 32)
     mean, std = (torch.tensor(model_mean).view(3, 1, 1) for model_mean in
                  ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
+    normalised_BCHW = (images_BCHW - mean) / std
     with torch.no_grad():
-        expected = model((images_BCHW - mean) / std)
+        expected = model(normalised_BCHW)
     for what, name in ((folder, None), (folder / "model.safetensors", None)):
         subject = open_subject(str(what), None, name, [])
         assert subject.view_settings(ALONE.device).spec.cubic
         subject.encoder.eval()
+        given_BCHW = subject.prepared((images_BCHW - 0.5) / 0.5)
+        assert (given_BCHW - normalised_BCHW).abs().max() <= 1e-6
+        monkeypatch.setattr(Subject, "prepared", lambda _, images: images)
         with torch.no_grad():
-            ours = subject.logits(subject.features((images_BCHW - 0.5) / 0.5))
-        assert (ours - expected).abs().max() < 1e-5
+            ours = subject.logits(subject.features(normalised_BCHW))
+        monkeypatch.undo()
+        assert (ours - expected).abs().max() <= 1e-6
+
+
+def test_a_folder_of_timms_is_measured(timm_folder, shards, cli, tmp_path):
+    _, folder = timm_folder
     code, row, _ = cli("eval", folder, f"input.root={shards}", "--knn", "--out", tmp_path / "out")
     assert code == 0
     assert row["images"] == 33
@@ -103,7 +112,8 @@ def test_a_file_needs_the_name_of_its_architecture(tmp_path, refused, cli, shard
     refused(["eval", path, "--model", "vit_small_patch16_224"], "some.safetensors: cls_token",
             "[1, 1, 192]", "[1, 1, 384]")  # fmt: skip
     code, row, _ = cli("eval", path, "--model", NAME, f"input.root={shards}",
-                       "data.val=val/val-000001.tar", "--out", tmp_path)  # fmt: skip
+                       "data.val=val/val-000001.tar", "model.num_classes=16",
+                       "--out", tmp_path)  # fmt: skip
     assert (code, row["images"]) == (0, 1)
     left = load_file(path)
     del left["blocks.3.attn.qkv.weight"]
@@ -126,8 +136,23 @@ def test_wrong_checkpoints_are_one_clear_line(run_dir, timm_folder, shards, tmp_
     refused(["eval", run_dir, "--weights", other / "weights/step-00000004.safetensors"],
             "pos_embed", "32]", "48]")  # fmt: skip
     refused(["eval", run_dir, "model.num_classes=17"], "head.weight", "[17, 32]")
+    deeper = write_run(tmp_path / "deeper", "model.depth=3", f"input.root={shards}")
+    refused(["eval", run_dir, "--weights", deeper / "weights/step-00000004.safetensors"],
+            "blocks.2.", "without a place")  # fmt: skip
     refused(["eval", tmp_path / "nowhere/run"], "no such file or folder")
     refused(["eval", "vit_tinny_patch16_224"], "neither a path nor a timm name")
+
+
+def test_every_option_reaches_the_ranks(monkeypatch):
+    given = ["eval", "run", "a=1", "--weights", "w", "--model", "m", "--out", "o", "--knn",
+             "--knn-k", "3", "--knn-temperature", "0.1", "--probe", "--probe-solver", "sgd",
+             "--few-shot", "--calibration", "--robustness", "real", "x", "--robustness",
+             "imagenet-a", "y", "--reconstructions", "--segment", "s", "--segment-finetune",
+             "--segment-steps", "5", "--segment-classes", "4"]  # fmt: skip
+    started = []
+    monkeypatch.setattr("supmim_scale.launcher.launch", lambda *words: started.append(words) or 0)
+    assert main([*given, "--ranks", "2"]) == 0
+    assert started == [(2, given)]
 
 
 def test_wrong_sets_and_measures_that_cannot_be_are_one_clear_line(run_dir, shards, refused):
@@ -151,6 +176,65 @@ def test_a_model_without_a_head_is_measured_by_its_features(tmp_path, shards, re
     assert 0 <= row["knn_top1"] <= 1
 
 
+def test_whatever_cannot_be_is_refused_before_the_first_image(
+    run_dir, shards, tmp_path, refused, monkeypatch
+):
+    def reads(*_):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("supmim_scale.evaluate.sets.extract", reads)
+    asked = ["--knn", "--probe", "--few-shot"]
+    plain = write_run(tmp_path / "plain", "mim.weight=0", f"input.root={shards}")
+    refused(["eval", plain, *asked, "--reconstructions"], "has no decoder")
+    refused(["eval", run_dir, *asked, "--segment", tmp_path], "ADE20K or Pascal VOC")
+    refused(["eval", run_dir, *asked, "--robustness", "imagenet-v2", "/nowhere"], "no folder")
+    (tmp_path / "file").touch()
+    refused(["eval", run_dir, *asked, "--out", tmp_path / "file/out"], "--out", "writable")
+    (tmp_path / "real.json").write_text("[[], []]")
+    val = as_folders(shards, tmp_path / "data/val", str)
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(16))))
+    refused(["eval", run_dir, "data.reader=folder", f"data.classes={tmp_path}/classes.txt",
+             f"input.root={val.parent}", "--robustness", "real", tmp_path / "real.json"],
+            "labels up to -1")  # fmt: skip
+    twice = [w for name in "ab" for w in ("--robustness", "imagenet-v2", tmp_path / name / "x")]
+    refused(["eval", run_dir, *twice], "two of the name x")
+
+
+def test_a_head_of_other_classes_is_not_measured_by_chance(shards, tmp_path, refused, cli):
+    path = tmp_path / "thousand.safetensors"
+    save_file(timm.create_model(NAME, num_classes=1000).state_dict(), path)
+    words = ["eval", path, "--model", NAME, f"input.root={shards}", "--out", tmp_path,
+             "data.val=val/val-000001.tar", "data.train=val/val-000001.tar"]  # fmt: skip
+    refused(words, "a head of 1000 outputs", "model.num_classes=1000")
+    code, row, _ = cli(*words, "--few-shot")
+    assert code == 0
+    assert "top1" not in row
+    assert "1000 outputs" in row["head"]
+    name = "deit_tiny_distilled_patch16_224"
+    save_file(timm.create_model(name).state_dict(), path)
+    refused(["eval", path, "--model", name], "several heads")
+
+
+def test_the_recipes_precision_is_the_encoders_and_the_head_is_in_fp32(run_dir, cli):
+    subject = open_subject(str(run_dir), None, None, ["engine.precision=bf16"])
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        features = subject.features(images)
+        exact = open_subject(str(run_dir), None, None, []).features(images)
+    assert 0 < (features.float() - exact).abs().max() < 0.1
+    assert subject.logits(features.float()).dtype == torch.float32
+    assert [cli("eval", run_dir, f"engine.precision={name}")[1]["precision"]
+            for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]  # fmt: skip
+
+
+def test_features_that_are_not_finite_are_one_line_that_names_an_image(run_dir, refused):
+    path = run_dir / "weights/step-00000004.safetensors"
+    given, facts = read_weights(path)
+    given["encoder.blocks.1.mlp.fc2.bias"][0] = torch.nan
+    save_weights(given, path, facts)
+    refused(["eval", run_dir], "features of image 0 that are not finite")
+
+
 def as_folders(shards, root, name_of, count=33):
     """Held-out images in a folder a class."""
     held_out = open_dataset(shards, "val", Layout())
@@ -166,6 +250,8 @@ def test_robustness_sets_are_read_in_their_layouts(run_dir, shards, tmp_path, cl
     names = [f"n{i:08d}" for i in range(16)]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     a = as_folders(shards, tmp_path / "a", lambda k: names[k], count=4)
+    r = [as_folders(shards, tmp_path / name, lambda k: names[k], count=c)
+         for name, c in (("r-one", 2), ("r-two", 3))]  # fmt: skip
     v2 = as_folders(shards, tmp_path / "v2", str)
     val = as_folders(shards, tmp_path / "data/val", lambda k: names[k])
     lists = [[i % 16, (i + 3) % 16] if i % 11 else [] for i in range(40)]
@@ -174,10 +260,12 @@ def test_robustness_sets_are_read_in_their_layouts(run_dir, shards, tmp_path, cl
         "eval", run_dir, f"data.classes={tmp_path}/classes.txt", "data.reader=folder",
         f"input.root={val.parent}", "--robustness", "imagenet-a", a, "--robustness",
         "imagenet-v2", v2, "--robustness", "real", tmp_path / "real.json",
+        "--robustness", "imagenet-r", r[0], "--robustness", "imagenet-r", r[1],
     )  # fmt: skip
     assert code == 0
     assert row["imagenet_v2_images"] == row["images"] == 33
     assert row["imagenet_v2_top1"] == row["top1"]
     assert row["imagenet_a_images"] == 4
     assert row["imagenet_a_top1"] >= 0
+    assert (row["imagenet_r_r_one_images"], row["imagenet_r_r_two_images"]) == (2, 3)
     assert row["real_images"] == 30  # every eleventh list is empty

@@ -8,8 +8,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import ranked
-from supmim_scale.evaluate.knn import KnnSettings, knn_figures, neighbours, vote
+from supmim_scale.evaluate.classify import hits, ranked
+from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluate.knn import PLAIN_K, KnnSettings, knn_figures, neighbours, relevant, vote
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])
@@ -46,8 +47,10 @@ def test_votes_choose_scikit_learns_classes(k, temperature):
     assert np.array_equal(ranked(votes_QC, 1)[:, 0].numpy(), chosen_Q)
     row = knn_figures(bank, queries, 4, KnnSettings(k), ALONE)
     name = "knn_top1" if temperature else f"knn_plain{k}_top1"
-    if name in row:
+    if temperature or k in PLAIN_K:
         assert row[name] == (chosen_Q == queries.labels_NL[:, 0].numpy()).mean()
+    else:
+        assert name not in row
 
 
 def test_retrievals_map_is_scikit_learns_average_precision():
@@ -64,9 +67,26 @@ def test_retrievals_map_is_scikit_learns_average_precision():
 
 
 def test_an_image_of_several_labels_is_relevant_by_any():
-    bank, queries = features_of(60, seed=6, labels=2), features_of(9, seed=7, labels=3)
-    row = knn_figures(bank, queries, 4, KnnSettings(5), ALONE)
-    assert 0 < row["knn_top1"] <= row["knn_top5"] <= 1
+    """Known by hand: the bank in the order of its similarity to the one query."""
+    angles = torch.tensor([0.0, 0.1, 0.2, 0.3])
+    rows_ND = torch.stack([angles.cos(), angles.sin()], dim=1)
+    labels_NL = torch.tensor([[3, -1], [1, 2], [2, 0], [-1, -1]])
+    bank = Features(np.arange(4), labels_NL, rows_ND)
+    query = Features(np.arange(1), torch.tensor([[0, 1, -1]]), torch.tensor([[1.0, 0.0]]))
+    assert relevant(query.labels_NL, labels_NL).tolist() == [[False, True, True, False]]
+    row = knn_figures(bank, query, 4, KnnSettings(3, 1e6), ALONE)
+    assert row["retrieval_map"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert [row[f"recall_at_{k}"] for k in (1, 5, 10)] == [0, 1, 1]
+    assert row["knn_plain1_top1"] == 0  # the nearest is of class 3
+    assert row["knn_top1"] == 0  # class 2 has two votes
+
+
+def test_a_class_without_a_vote_is_not_among_the_five():
+    bank = Features(np.arange(3), torch.full((3, 1), 7), torch.eye(3))
+    query = Features(np.arange(1), torch.tensor([[0]]), torch.ones(1, 3))
+    row = knn_figures(bank, query, 8, KnnSettings(3), ALONE)
+    assert row["knn_top5"] == 0
+    assert hits(torch.full((1, 2), -torch.inf), torch.tensor([[-1]])).tolist() == [0, 0, 1]
 
 
 def test_a_bank_smaller_than_k_is_refused():

@@ -53,6 +53,18 @@ def test_sgd_learns_what_can_be_learned_and_the_sweep_says_its_choice():
     row = probe_figures(train, held_out, 4, "lbfgs", ALONE)
     assert row["probe_top1"] > 0.95
     assert row["probe_l2"] in (1e-1, 1e-2, 1e-3)
+    assert row["probe_on_edge"] == (row["probe_l2"] == 1e-1)
+    assert row["probe_converged"]
+    assert row["probe_gradient"] <= 1e-6
+    assert fit_lbfgs(train, 4, 1e-6, ALONE, rounds=2).gradient > 1e-6
+
+
+def test_features_are_standardised_as_numpy_does():
+    train = features_of(70, seed=9)
+    probe = fit_sgd(train, 4, 0.1, ALONE, epochs=1)
+    rows = train.features_ND.double().numpy()
+    assert np.abs(probe.mean_D.numpy() - rows.mean(0)).max() < 1e-12
+    assert np.abs(probe.scale_D.numpy() - rows.std(0)).max() < 1e-12
 
 
 def test_few_shot_is_ridge_regression_in_both_spaces():

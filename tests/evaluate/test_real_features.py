@@ -79,7 +79,8 @@ def test_a_name_is_opened_by_timm_and_what_it_cannot_have_is_one_line(
     monkeypatch.setattr(pretrained.timm, "create_model", fetch)
     monkeypatch.chdir(tmp_path)
     code, row, _ = cli("eval", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", f"input.root={shards}",
-                       "data.val=val/val-000001.tar", "model.image_size=64")  # fmt: skip
+                       "data.val=val/val-000001.tar", "model.image_size=64",
+                       "model.num_classes=1000")  # fmt: skip
     assert code == 0
     assert (row["images"], row["mean"], row["interpolation"]) == (1, [0.5] * 3, "bicubic")
     (kept,) = (tmp_path / "evals").iterdir()

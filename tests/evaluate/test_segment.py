@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from supmim_scale.evaluate.segment import (
     SegmentSettings,
     confusion,
+    open_parts,
     scores_of,
     segment_figures,
     slide,
@@ -73,8 +74,9 @@ def test_a_frozen_encoder_stays_as_it_was(run_dir, tmp_path):
     root = write_set(tmp_path / "set", "voc", count=2)
     subject = open_subject(str(run_dir), None, None, [])
     before = {name: t.clone() for name, t in subject.encoder.state_dict().items()}
-    rows = [segment_figures(subject, SegmentSettings(root, steps=3, batch=2, classes=3), ALONE)[0]
-            for _ in range(2)]  # fmt: skip
+    settings = SegmentSettings(root, steps=3, batch=2, classes=3)
+    parts = open_parts(subject, settings)
+    rows = [segment_figures(subject, parts, settings, ALONE)[0] for _ in range(2)]
     assert rows[0] == rows[1]
     for name, tensor in subject.encoder.state_dict().items():
         assert torch.equal(tensor, before[name])

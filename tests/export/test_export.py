@@ -9,6 +9,7 @@ import timm
 import torch
 from eval_fixture import write_run
 
+from supmim_scale.export.card import shown
 from supmim_scale.export.parity import compare
 from supmim_scale.weights import read_weights, save_weights
 
@@ -42,6 +43,36 @@ def test_a_card_tells_recipe_data_metrics_versions_and_digest(cli, run_dir, tmp_
                   f"| calibration_error | {row['calibration_error']:.4f} |", torch.__version__,
                   "parity | timm", "library_name: timm"):  # fmt: skip
         assert words in card
+
+
+def test_a_card_adds_what_was_measured_one_after_the_other_and_names_another_set(
+    cli, run_dir, tmp_path
+):
+    _, first, _ = cli("eval", run_dir, "--knn")
+    cli("eval", run_dir)
+    kept = json.loads((run_dir / "eval.json").read_text())
+    assert kept == first
+    cli("export", run_dir, tmp_path / "own")
+    card = (tmp_path / "own/README.md").read_text()
+    assert "on 33 images of the recipe's `synth`, part `val`" in card
+    assert f"| knn_top1 | {first['knn_top1']:.4f} |" in card
+    _, other, _ = cli("eval", run_dir, "data.val=train")
+    assert json.loads((run_dir / "eval.json").read_text()) == other
+    cli("export", run_dir, tmp_path / "other")
+    card = (tmp_path / "other/README.md").read_text()
+    assert "on 96 images of another set than the recipe's: `synth`, part `train`" in card
+    assert "knn_top1" not in card
+    assert len((run_dir / "eval.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("probe_l2", 1e-6, "1e-06"), ("train_images", 1281167, "1281167"), ("top1", 0.5, "0.5000"),
+     ("images", 50000.0, "50000"), ("nll", 2.0, "2"), ("knn_temperature", 0.07, "0.07"),
+     ("top1", 1.0, "1.0000")],
+)  # fmt: skip
+def test_figures_are_shown_as_what_they_are(name, value, text):
+    assert shown(name, value) == text
 
 
 def test_another_size_has_resampled_positions_and_says_so(cli, run_dir, tmp_path):
