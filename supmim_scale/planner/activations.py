@@ -38,8 +38,8 @@ def deep_trace(
     if policy == "first_k":  # no pattern to extend
         return fake_trace(config, numerics, policy, micro_batch, out_features)
     period = config.engine.checkpoint_every_k if policy == "every_k" else 1
-    # As deep in the pattern as the whole, with a whole period and a block more at either end.
-    shallow = 2 * period + 2 + (depth - 2 * period - 2) % period
+    # As deep in the pattern as the whole, with a whole period at either end and a block between.
+    shallow = 2 * period + 1 + (depth - 2 * period - 1) % period
     if 2 * shallow + period >= depth:
         return fake_trace(config, numerics, policy, micro_batch, out_features)
     first, second = (
