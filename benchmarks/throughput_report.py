@@ -228,13 +228,13 @@ def splits(axes: Axes, rows: list[Row]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(right=1.45 * max(left, default=1.0))
     if rows:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
 
 
 def ratios(axes: Axes, rows: list[Row]) -> None:
     """Each pair's rounds, its median and interval, and the bound."""
     axes.set_title("Ratios of steps that take turns", loc="left")
-    axes.set_xlabel("every round, median and 95 % interval, bound")
+    axes.set_xlabel("rounds, median, 95 % interval; bound")
     _bare(axes, rows)
     for place, row in enumerate(rows):
         axes.plot(row["round_ratios"], [place] * len(row["round_ratios"]), "o", color="#999999",
