@@ -1,6 +1,8 @@
 """The largest micro-batch that a step can take, found by taking it."""
 
+import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from ranks import Job, Row
 from steps import fixed_batch, joint_model, recipe_of
 
 from supmim_scale.engine import World, build_engine
-from supmim_scale.engine.base import resolve_precision
+from supmim_scale.engine.base import Engine, resolve_precision
 from supmim_scale.engine_choice import engine_settings
 from supmim_scale.errors import UserError
 from supmim_scale.planner.live import LiveBytes
@@ -25,8 +27,10 @@ def largest_micro_batch(job: Job, world: World) -> Row:
     """The largest micro-batch of one rank: on a GPU by running out of memory, on a CPU until live
     tensors would fill half of what is free.
 
-    The engine is built once: a forward takes a batch of any size. Raises `UserError` for several
-    ranks, of which one that runs out of memory would leave the others waiting, and for baselines.
+    A forward takes a batch of any size, so that one engine does until it runs out of memory:
+    DeepSpeed is then left in the middle of a step, and it is built anew. Raises `UserError` for
+    several ranks, of which one that runs out of memory would leave the others waiting, and for
+    baselines.
     """
     if world.world_size > 1 or job.get("baseline") in BASELINES:
         raise UserError(
@@ -36,9 +40,15 @@ def largest_micro_batch(job: Job, world: World) -> Row:
     config = recipe_of(job)
     precision = resolve_precision(config.engine.precision, world.device)
     is_cuda = world.device.type == "cuda"
+    settings = engine_settings(config, 1, 1, precision, "torch")
     live = LiveBytes()
 
+    def built() -> Engine:
+        with live if not is_cuda else nullcontext():
+            return build_engine(joint_model(config), settings, world)
+
     def fits(images: int) -> bool:
+        nonlocal engine
         whole = replace(config, optim=replace(config.optim, global_batch=images))
         arguments = fixed_batch(whole, world, images).arguments(is_joint=config.mim.weight > 0)
         if not is_cuda:
@@ -54,13 +64,15 @@ def largest_micro_batch(job: Job, world: World) -> Row:
             torch.cuda.synchronize()
         except torch.cuda.OutOfMemoryError:
             is_enough = False
-        torch.cuda.empty_cache()  # once the exception has let go of the step's tensors
+        if not is_enough:  # the exception has let go of the step's tensors
+            del engine
+            gc.collect()
+            torch.cuda.empty_cache()
+            engine = built()
         return is_enough
 
     limit = 0 if is_cuda else CPU_SHARE * free_bytes()
-    with live if not is_cuda else torch.enable_grad():
-        settings = engine_settings(config, 1, 1, precision, "torch")
-        engine = build_engine(joint_model(config), settings, world)
+    engine = built()
     found = search(fits, MOST if is_cuda else MOST_ON_CPU)
     if not found:
         raise UserError("--micro-batch", "auto: not even 1 fits", "a model that fits", "choose one")
