@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch: two workers with two threads each make small products many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 
 pytest_plugins = ["slurm_fixture", "eval_fixture"]
