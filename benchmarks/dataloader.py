@@ -27,13 +27,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from dataloader_report import (
-    fed,
-    headline,
-    loader_name,
-    markdown,
-    summary,
-)  # fmt: skip
+from dataloader_report import markdown
+from dataloader_rows import fed, headline, loader_name, summary
 from dataloader_tasks import HEIGHT, PATTERNS, TASKS, WIDTH, Job, Row, set_facts
 from tfrecord import TFRecordWriter
 

@@ -7,36 +7,22 @@ Writes dataloader.md and dataloader.png. Of rows with one name the latest counts
 """
 
 import argparse
-import json
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from dataloader_rows import STAGES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pages import COLORS, Row, markdown_table, mib, read_rows
 
 from supmim_scale.units import si
 
-Row = dict[str, Any]
-
-STAGES = {
-    "read": "read bytes", "header": "header and labels", "draw": "draw window and flip",
-    "decode": "decode its window", "resize_normalise": "resize, normalise, hand over",
-    "rand_augment": "rand_augment", "copy": "copy to the GPU",
-}  # fmt: skip
-PARTS = {  # a stage by difference: what was measured, and what is taken off
-    "read": ("read", None), "header": ("read_header", "read"), "draw": ("draw", None),
-    "decode": ("decode", None), "resize_normalise": ("view", "decode"),
-    "rand_augment": ("rand_augment_view", "view"), "copy": ("copy", None),
-}  # fmt: skip
 TOGETHER = {
     "read_header": "read, header and labels", "decode_whole": "decode whole image",
     "view": "a view from bytes in memory", "rand_augment_view": "the same with rand_augment",
 }  # fmt: skip
 LOADERS = {"torch": "DataLoader, PIL", "webdataset": "webdataset, PIL"}
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008
 
 
 def main() -> int:
@@ -45,7 +31,7 @@ def main() -> int:
     parser.add_argument("rows", type=Path, help="JSON lines of dataloader.py")
     parser.add_argument("--out", type=Path, help="folder; default: that of the rows")
     arguments = parser.parse_args()
-    rows = read_rows(arguments.rows)
+    rows = read_rows(arguments.rows, ("name",))
     machines = {(row["device"], row["host_cpus"]) for row in rows}
     if len(machines) != 1:
         print(f"error: rows of {len(machines)} machines; name a file of one", file=sys.stderr)
@@ -58,75 +44,9 @@ def main() -> int:
     return 0
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The latest row of every name."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return list({row["name"]: row for row in rows}.values())
-
-
 def of_kind(rows: list[Row], kind: str) -> list[Row]:
     """Rows of a kind."""
     return [row for row in rows if row["kind"] == kind]
-
-
-def spread(name: str, values: list[float]) -> Row:
-    """Median, quartiles and ends of a column."""
-    low, high = np.percentile(values, [25, 75]).tolist()
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values),
-            f"{name}_q25": low, f"{name}_q75": high}  # fmt: skip
-
-
-def summary(runs: list[Row], torch_runs: list[Row]) -> Row:
-    """Rates of a variant's runs, and their ratios to the DataLoader's of the same rounds."""
-    errors = [run["error"] for run in runs if "error" in run]
-    if errors:
-        return {"error": f"{len(errors)} of {len(runs)} runs failed: {errors[0]}"}
-    row = spread("images_per_s", [run["images_per_s"] for run in runs])
-    if any("error" in run for run in torch_runs):
-        return row | {"ratio_to_torch": None, "ratio_reason": "a run of the DataLoader failed"}
-    pairs = zip(runs, torch_runs, strict=True)
-    return row | spread("ratio_to_torch", [a["images_per_s"] / b["images_per_s"] for a, b in pairs])
-
-
-def stage_summary(rounds: list[dict[str, float]], no_copy: str | None) -> Row:
-    """Seconds an image of each stage from those of what was measured, a round at a time.
-
-    `binds` is the slowest stage of a training view without augmentation.
-    """
-    measured = {n: spread("s_per_image", [r[n] for r in rounds]) for n in rounds[0]}
-    stages: dict[str, Row | None] = {
-        stage: spread("s_per_image", [r[of] - (r[less] if less else 0) for r in rounds])
-        for stage, (of, less) in PARTS.items()
-        if of in measured
-    }
-    usual = {n: s["s_per_image"] for n, s in stages.items() if s and n != "rand_augment"}
-    binds = max(usual, key=lambda n: usual[n])
-    reasons = {}
-    if no_copy:
-        stages["copy"], reasons["copy"] = None, no_copy
-    for row in measured.values():
-        row["images_per_s"] = 1 / row["s_per_image"]
-    return {"binds": binds, "stages": stages, "null_reasons": reasons, "measured": measured}
-
-
-def fed(best: Row, needed: float) -> Row:
-    """GPUs that a loader's rate feeds, and cores that a GPU takes."""
-    rate = best["images_per_s"]
-    return {
-        "loader": best["name"],
-        "cores": best["cores"],
-        "host_images_per_s": rate,
-        "images_per_s_per_core": rate / best["cores"],
-        "gpus_fed": rate / needed,
-        "cores_per_gpu": needed * best["cores"] / rate,
-    }
-
-
-def loader_name(row: Row) -> str:
-    """A variant's name in files."""
-    readers = f" readers={row['readers']}" if "readers" in row else ""
-    policy = "" if row["augment"] == "none" else f" {row['augment']}"
-    return f"{row['loader']} {row['reader']} {row['decoder']}{policy}{readers} cores={row['cores']}"
 
 
 def label(row: Row, several: bool = False) -> str:
@@ -138,36 +58,12 @@ def label(row: Row, several: bool = False) -> str:
     return f"ours, {row['reader']}, {row['decoder']}{extra}{readers}"
 
 
-def headline(found: Row) -> str:
-    """What a measurement gave, in a line."""
-    if "error" in found:
-        return f"failed: {found['error']}"
-    if "binds" in found:
-        stage = found["stages"][found["binds"]]
-        return f"{STAGES[found['binds']]} binds, {1e6 * stage['s_per_image']:.0f} us an image"
-    if "growth_bytes" in found:
-        return f"{mib(found['growth_bytes'])} more after the last epoch than after the second"
-    wait = f", data wait {found['data_wait']:.1%}" if "data_wait" in found else ""
-    return f"{found['images_per_s']:.1f} img/s{wait}"
-
-
-def mib(num_bytes: float) -> str:
-    """Bytes as MiB."""
-    return f"{num_bytes / 2**20:.1f} MiB"
-
-
 def spanned(row: Row, name: str, form: str) -> str:
     """Median and ends of a column."""
     if row.get(name) is None:
         return "null"
     low, high = row[f"{name}_min"], row[f"{name}_max"]
     return f"{row[name]:{form}} ({low:{form}} - {high:{form}})"
-
-
-def table(heads: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table."""
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def markdown(rows: list[Row]) -> str:
@@ -215,7 +111,7 @@ def loader_table(rows: list[Row]) -> str:
         f"## Loaders\n\n{one['num_images']} JPEGs of {one['mean_image_bytes'] / 1e3:.1f} kB from "
         f"the page cache, batches of {one['micro_batch']}, {one['seconds']:g} s a run. Median "
         "(lowest - highest); ratios are taken within a round, at the same cores.\n\n"
-    ) + table(heads, lines)
+    ) + markdown_table(heads, lines)
 
 
 def has_several_readers(rows: list[Row]) -> bool:
@@ -248,7 +144,7 @@ def stage_table(rows: list[Row]) -> str:
         "rand_augment are differences of two measurements of a round.\n\n"
     )
     heads = ["decoder", "cores", "stage", "us an image", "images/s"]
-    return note + table(heads, lines) if lines else ""
+    return note + markdown_table(heads, lines) if lines else ""
 
 
 def feeds_table(rows: list[Row]) -> str:
@@ -268,7 +164,7 @@ def feeds_table(rows: list[Row]) -> str:
         f"## GPUs fed\n\nWhat an {one['gpu']} needs at {one['mfu']:.0%} MFU of its dense bf16 "
         f"peak, and the best of our loaders here ({one['loader']}): "
         f"{one['images_per_s_per_core']:.0f} images/s a core.\n\n"
-    ) + table(heads, lines)
+    ) + markdown_table(heads, lines)
 
 
 def training_table(rows: list[Row]) -> str:
@@ -286,19 +182,19 @@ def training_table(rows: list[Row]) -> str:
         "## Training\n\nThe smoke recipe on real batches and on one batch repeated, in blocks "
         "that alternate. On a CPU, decoding and training share the cores.\n\n"
     )
-    return note + table(heads, lines) if lines else ""
+    return note + markdown_table(heads, lines) if lines else ""
 
 
 def memory_table(rows: list[Row]) -> str:
     """Resident memory over epochs."""
     lines = [
-        [str(row["epochs"]), mib(row["resident_bytes_epoch_2"]), mib(row["resident_bytes_last"]),
-         mib(row["growth_bytes"]), mib(row["noise_bytes"])]
+        [str(row["epochs"]), *(f"{mib(row[name])} MiB" for name in
+         ("resident_bytes_epoch_2", "resident_bytes_last", "growth_bytes", "noise_bytes"))]
         for row in of_kind(rows, "memory") if "error" not in row
     ]  # fmt: skip
     heads = ["epochs", "after the second", "after the last", "growth", "noise (epochs 3 to 10)"]
     note = "## Memory\n\nResident set of a process that runs our loader over a small set.\n\n"
-    return note + table(heads, lines) if lines else ""
+    return note + markdown_table(heads, lines) if lines else ""
 
 
 def figure(rows: list[Row]) -> Figure:

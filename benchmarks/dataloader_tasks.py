@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataloader_report import (
-    spread,
-    stage_summary,
-)  # fmt: skip
+from dataloader_rows import spread, stage_summary
 from nvidia.dali import fn, pipeline_def, types
 
 from supmim_scale import draws

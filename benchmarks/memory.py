@@ -32,7 +32,17 @@ from typing import Any
 import torch
 from memory_kinds import Census
 from memory_report import line_of, table, worst_line
-from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
+from ranks import (
+    Job,
+    Row,
+    add_models_flag,
+    add_worker_flag,
+    append,
+    gpu_count,
+    launch,
+    origin,
+    work,
+)
 from steps import LR, fixed_batch, joint_model, recipe_of, require_runnable
 
 from supmim_scale.config import RunConfig, digest
@@ -90,12 +100,7 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="five small models, plain PyTorch in one process, with three policies and two layouts",
     )
-    add(
-        "--models",
-        nargs="+",
-        default=["vit_l16" if gpus else "vit_ti16"],
-        help="names, or NAME,key=value with keys of a recipe's model section",
-    )
+    add_models_flag(parser)
     add("--layouts", nargs="+", default=["clean_and_masked", "masked_only"])
     add("--stages", nargs="+", type=int, default=[0, 1, 2, 3], help="0: plain")
     add("--policies", nargs="+", default=["none", "full", "selective"])

@@ -61,5 +61,5 @@ def seconds(value: float | None) -> str:
 
 
 def mib(num_bytes: float) -> str:
-    """Bytes as MiB."""
+    """Bytes as a number of MiB."""
     return f"{num_bytes / 2**20:.1f}"

@@ -28,6 +28,16 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def add_models_flag(parser: argparse.ArgumentParser) -> None:
+    """Which models; the default fits the machine."""
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["vit_l16" if gpu_count() else "vit_ti16"],
+        help="names, or NAME,key=value with keys of a recipe's model section",
+    )
+
+
 def add_worker_flag(parser: argparse.ArgumentParser) -> None:
     """How `launch` reaches the script again."""
     parser.add_argument("--worker", help=argparse.SUPPRESS)

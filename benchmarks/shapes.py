@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from measuring import fastest, matmul_roof
 from pages import percent
-from ranks import Job, Row, append, gpu_count, origin
+from ranks import Job, Row, add_models_flag, append, gpu_count, origin
 from steps import CODES, recipe_of
 from throughput_report import shape_table
 from torch import Tensor
@@ -50,12 +50,7 @@ def main() -> int:
     gpus = gpu_count()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     add = parser.add_argument
-    add(
-        "--models",
-        nargs="+",
-        default=["vit_l16" if gpus else "vit_ti16"],
-        help="names, or NAME,key=value with keys of a recipe's model section",
-    )
+    add_models_flag(parser)
     add("--layouts", nargs="+", default=["clean_and_masked"])
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     add("--image-size", type=int, default=224 if gpus else 112)
@@ -165,7 +160,7 @@ def _call(
 
     def attend() -> Tensor:
         out = torch.nn.functional.scaled_dot_product_attention(q, k_, v)
-        out.backward(out.detach())
+        torch.autograd.grad(out, (q, k_, v), out.detach())
         return out
 
     # Forward has two products, backward four: what the model needs, not what a kernel recomputes.

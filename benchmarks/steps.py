@@ -162,12 +162,13 @@ def our_step(config: RunConfig, world: World) -> Step:
         module=model,
         forward_backward=lambda: engine.forward_backward(*arguments).loss.detach(),
         apply=lambda: engine.apply(LR),
-        flops=our_flops(config),
+        flops=our_flops(config, micro),
         images=config.optim.global_batch,
     )
 
 
-def our_flops(config: RunConfig) -> StepFlops:
+def our_flops(config: RunConfig, micro_batch: int) -> StepFlops:
     """FLOPs of an image under the recipe's policy."""
-    engine, shape = config.engine, assemble.joint_shape(config, CODES)
+    engine = config.engine
+    shape = assemble.joint_shape(config, CODES, micro_batch)
     return step_flops(shape, engine.activation_checkpointing, engine.checkpoint_every_k)

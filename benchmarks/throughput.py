@@ -29,7 +29,17 @@ from baselines import BASELINES, baseline_step, ranks_of
 from measuring import matmul_roof, memory, one_profiled_step, planned, speed, time_steps
 from paired import LOSS_TOLERANCE, PAIRS, measure_pair
 from probing import largest_micro_batch
-from ranks import Job, Row, add_worker_flag, append, gpu_count, launch, origin, work
+from ranks import (
+    Job,
+    Row,
+    add_models_flag,
+    add_worker_flag,
+    append,
+    gpu_count,
+    launch,
+    origin,
+    work,
+)
 from steps import CLASSIFICATION, our_step, recipe_of, require_runnable, require_varied
 from throughput_report import line_of, pair_table, table
 
@@ -73,12 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     gpus = gpu_count()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     add = parser.add_argument
-    add(
-        "--models",
-        nargs="+",
-        default=["vit_l16" if gpus else "vit_ti16"],
-        help="names, or NAME,key=value with keys of a recipe's model section",
-    )
+    add_models_flag(parser)
     add("--layouts", nargs="+", default=["clean_and_masked"], help="or classification")
     add("--stages", nargs="*", type=int, help="ZeRO stages; of --paired, 0 is plain PyTorch")
     add("--policies", nargs="+", help="activation checkpointing; default: all, none if --paired")
@@ -170,7 +175,11 @@ def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def shared(arguments: argparse.Namespace, steps: int) -> Job:
-    """What all jobs of a call have in common."""
+    """What all jobs of a call have in common. Raises `UserError`."""
+    if arguments.warmup < 1:
+        raise UserError(
+            "--warmup", f"{arguments.warmup}", "1 or more: losses are compared", "raise it"
+        )
     return {
         "image_size": arguments.image_size,
         "ranks": arguments.ranks,

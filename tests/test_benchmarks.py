@@ -186,4 +186,4 @@ def test_the_shapes_of_a_model_hold_its_flops():
         for (kind, sizes), count in found.items()
     )
     embedding = 2 * 4 * 64 * 3 * 16**2  # patches x width x values: a convolution, no product
-    assert flops == 2 * (our_flops(config).model - 2 * embedding)
+    assert flops == 2 * (our_flops(config, JOB["micro_batch"]).model - 2 * embedding)

@@ -112,6 +112,13 @@ def complete_ds_config(
         zero = {"reduce_bucket_size": 4 * block_params} | zero
     if zero["stage"] == 3:
         if policy == "selective":
+            if zero.get("memory_efficient_linear"):
+                raise UserError(
+                    "engine.ds_config: zero_optimization.memory_efficient_linear",
+                    "true with selective checkpointing, whose gradients it makes wrong",
+                    "false, or another engine.activation_checkpointing",
+                    "delete the key",
+                )
             zero["memory_efficient_linear"] = False
         zero = {
             "stage3_max_live_parameters": 4 * block_params,

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from supmim_scale.engine.ds_config import complete_ds_config, load_ds_config
+from supmim_scale.errors import UserError
 
 
 def complete(name, **changes):
@@ -39,6 +40,14 @@ def test_the_files_own_knobs_win(tmp_path):
 def test_selective_checkpointing_keeps_torchs_linear(policy, expected):
     zero = complete("zero3", policy=policy)["zero_optimization"]
     assert zero.get("memory_efficient_linear") is expected
+
+
+def test_a_file_that_asks_for_wrong_gradients_is_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"zero_optimization": {"stage": 3, "memory_efficient_linear": true}}')
+    with pytest.raises(UserError, match=r"memory_efficient_linear.*selective.*delete the key"):
+        complete(str(path), policy="selective")
+    assert complete(str(path))["zero_optimization"]["memory_efficient_linear"] is True
 
 
 def test_a_cpu_start_compiles_nothing():
