@@ -3,6 +3,7 @@
 
     python benchmarks/paper_claim.py --cifar10 DIR                 the full one; a GPU
     python benchmarks/paper_claim.py --cifar10 DIR --ablations     then these, a row each
+    python benchmarks/paper_claim.py --cifar10 DIR --sizes 384x12/4 192x9/2     other ViTs
     python benchmarks/paper_claim.py --cifar10 DIR --middle        a fifth of the images, 10 epochs
     python benchmarks/paper_claim.py --cifar10 DIR --short         a subset, minutes on a CPU
 
@@ -51,14 +52,17 @@ LEARNING_RATES = (5e-4, 1e-3, 2e-3)
 TUNING_SEED = 1000
 SHARDS = 4
 # Made for a CPU: everything real but the size.
-SHORT = ["model.width=64", "model.depth=4", "model.heads=2", "model.drop_path=0",
-         "mim.codebook_size=128", "mim.codebook_images=512", "augment.kind=none",
-         "augment.mixup_alpha=0", "augment.cutmix_alpha=0", "optim.global_batch=64",
-         "optim.epochs=3", "optim.warmup_steps=20", "log.every=16"]  # fmt: skip
+SHORT = ["model.drop_path=0", "mim.codebook_size=128", "mim.codebook_images=512",
+         "augment.kind=none", "augment.mixup_alpha=0", "augment.cutmix_alpha=0",
+         "optim.global_batch=64", "optim.epochs=4", "optim.warmup_steps=20",
+         "log.every=16"]  # fmt: skip
 # The full one's model and augmentation for minutes on a GPU.
 MIDDLE = ["optim.epochs=10", "optim.warmup_steps=100"]
 WORDS: dict[str, list[str]] = {"short": SHORT, "middle": MIDDLE, "full": []}
-IMAGES = {"short": (2048, 1000), "middle": (10_000, None), "full": (None, None)}  # train, test
+IMAGES = {"short": (4096, 2000), "middle": (10_000, None), "full": (None, None)}  # train, test
+# WIDTHxDEPTH/PATCH: heads. Of 32 by 32 pixels, 4-pixel patches make 64 and 2-pixel ones 256.
+SIZES = {"64x4/4": 2, "96x6/4": 3, "192x9/4": 3, "192x9/2": 3, "384x12/4": 6}
+USUAL_SIZES = {"short": ["64x4/4"], "middle": ["192x9/4"], "full": ["192x9/4"]}
 OBJECTIVES = {"supervised": ["mim.weight=0"], "supervised_mim": []}
 # Beside the joint recipe, in order of interest.
 ABLATIONS = {
@@ -99,9 +103,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/paper_claim"), help="for the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON lines to add to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    sizes = parser.add_mutually_exclusive_group()
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES),
+                        help="WIDTHxDEPTH/PATCH of the ViTs; default: one")  # fmt: skip
+    versions = parser.add_mutually_exclusive_group()
     for name, told in (("short", "a small model on a subset"), ("middle", "10 epochs of a fifth")):
-        sizes.add_argument(f"--{name}", dest="version", action="store_const", const=name,
+        versions.add_argument(f"--{name}", dest="version", action="store_const", const=name,
                            default="full", help=told)  # fmt: skip
     parser.add_argument("--ablations", nargs="?", type=int, const=len(ABLATIONS), default=0,
                         metavar="N", help="run the first N, or all, on the first seed")  # fmt: skip
@@ -153,8 +159,16 @@ def write(folder: Path, images: tuple[list[bytes], Any], chosen: Any) -> None:
 
 
 def run_all(arguments: argparse.Namespace, folders: tuple[Path, Path], world: World) -> None:
-    """Tune each objective, then run it with every seed; then the ablations."""
-    shared = [*WORDS[arguments.version], *arguments.overrides]
+    """Every size: tune each objective, then run it with every seed; then the ablations."""
+    for size in arguments.sizes or USUAL_SIZES[arguments.version]:
+        run_size(arguments, folders, world, size)
+
+
+def run_size(
+    arguments: argparse.Namespace, folders: tuple[Path, Path], world: World, size: str
+) -> None:
+    """All runs of a ViT of one size."""
+    shared = [*size_words(size), *WORDS[arguments.version], *arguments.overrides]
     lrs = {}
     for objective, own in OBJECTIVES.items():
         tuned = [
@@ -173,6 +187,13 @@ def run_all(arguments: argparse.Namespace, folders: tuple[Path, Path], world: Wo
             objective=name)  # fmt: skip
 
 
+def size_words(size: str) -> list[str]:
+    """A size's overrides."""
+    width, depth, patch = size.replace("/", "x").split("x")
+    return [f"model.width={width}", f"model.depth={depth}", f"model.heads={SIZES[size]}",
+            f"model.patch_size={patch}"]  # fmt: skip
+
+
 def one(
     arguments: argparse.Namespace, data: Path, world: World, words: Sequence[str], seed: int,
     *, kind: str, objective: str,
@@ -186,8 +207,9 @@ def one(
             return row
     run_dir = arguments.work / f"{kind}_{objective.replace('=', '_')}_{seed}_{digest(config)}"
     figures = train_and_measure(config, run_dir, world)
+    model = config.model
     row = {**key, "version": arguments.version, "lr": config.optim.lr, **figures,
-           "overrides": list(words),
+           "size": f"{model.width}x{model.depth}/{model.patch_size}", "overrides": list(words),
            "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
     row |= provenance()
     if world.is_main:
@@ -195,8 +217,9 @@ def one(
         with open(arguments.out, "a") as file:
             file.write(json.dumps(row) + "\n")
         print(
-            f"{kind} {objective} seed {seed} lr {row['lr']:g}: top-1 {row['top1']:.2%}", flush=True
-        )
+            f"{row['size']} {kind} {objective} seed {seed} lr {row['lr']:g}: "
+            f"top-1 {row['top1']:.2%}", flush=True,
+        )  # fmt: skip
     world.barrier()
     return row
 

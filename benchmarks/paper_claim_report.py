@@ -38,17 +38,20 @@ def report(path: Path) -> str:
     lines = []
     for version in sorted({version_of(row) for row in rows}):
         given = [row for row in rows if version_of(row) == version]
-        chosen = comparable(given)
-        lines += [_head(chosen, version), "", *_table(chosen), "", PUBLISHED]
-        lines += [*([NOT_COMPARABLE] if version != "full" else []), "", *_tuned(chosen), ""]
-        lines += [*_ablations(chosen), "", *_commits(chosen), *_left_out(given, chosen), ""]
-        draw(chosen, path.with_name(f"{path.stem}_{version}.png"))
+        for size in dict.fromkeys(row["size"] for row in given):
+            sized = [row for row in given if row["size"] == size]
+            chosen = comparable(sized)
+            lines += [_head(chosen, version, size), "", *_table(chosen), "", *_tuned(chosen), ""]
+            lines += [*_ablations(chosen), "", *_commits(chosen), *_left_out(sized, chosen), ""]
+            name = f"{path.stem}_{version}_{size.replace('/', 'p')}.png"
+            draw(chosen, path.with_name(name), f"{version} version, {size}")
+        lines += [PUBLISHED, *([NOT_COMPARABLE] if version != "full" else []), ""]
     return "\n".join(lines).rstrip()
 
 
 def version_of(row: Row) -> str:
-    """`short`, `middle` or `full`; the first rows say only whether they are of the short one."""
-    return str(row["version"]) if "version" in row else "short" if row["short"] else "full"
+    """`short`, `middle` or `full`."""
+    return str(row["version"])
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
@@ -107,12 +110,13 @@ def paired(rows: Sequence[Row], measure: str) -> dict[str, list[float]]:
     return {name: [runs[name, seed] for seed in seeds] for name in NAMES}
 
 
-def _head(rows: Sequence[Row], version: str) -> str:
+def _head(rows: Sequence[Row], version: str, size: str) -> str:
     row = next((row for row in rows if row["kind"] == "run"), None)
+    title = f"**{version.capitalize()} version, {size}** (width x depth / patch)"
     if row is None:
-        return f"**{version.capitalize()} version**: no run"
+        return f"{title}: no run"
     return (
-        f"**{version.capitalize()} version**: {row['train_images']} training images, "
+        f"{title}: {row['train_images']} training images, "
         f"{row['images_seen']} seen, {row['images']:.0f} test images, {row['device']}, "
         f"{row['precision']}"
     )
@@ -188,17 +192,17 @@ def _ablations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     """Class loss over steps, and the differences of every measure with their intervals."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, title in NAMES.items():
+    for name, label in NAMES.items():
         runs = [row for row in rows if row["kind"] == "run" and row["objective"] == name]
         curves = [row["curve"] for row in runs]
         for place, curve in enumerate(curves):
             steps, losses = [point[0] for point in curve], [point[1] for point in curve]
-            left.plot(steps, losses, color=COLOURS[name], alpha=0.7, label=None if place else title)
-    left.set(xlabel="steps", ylabel="class loss, training")
+            left.plot(steps, losses, color=COLOURS[name], alpha=0.7, label=None if place else label)
+    left.set(xlabel="steps", ylabel="class loss, training", title=title)
     left.legend()
     for place, (measure, _) in enumerate(MEASURES.items()):
         values = paired(rows, measure)

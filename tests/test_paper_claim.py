@@ -30,6 +30,26 @@ def test_the_objectives_differ_in_the_mim_term_alone(shared):
     assert resolved(a)["optim"] == resolved(b)["optim"]
 
 
+@pytest.mark.parametrize("size", paper_claim.SIZES)
+def test_a_size_is_what_its_name_says_and_has_64_patches_or_more(size):
+    config = load_config(paper_claim.RECIPE, paper_claim.size_words(size))
+    shape, geometry = config.model, encoder_geometry(config)
+    assert size == f"{shape.width}x{shape.depth}/{shape.patch_size}"
+    assert geometry.num_patches == (shape.image_size // shape.patch_size) ** 2 >= 64
+
+
+def test_every_size_has_a_table_and_a_figure_of_its_own(tmp_path):
+    larger = [row_of("run", name, seed, value, size="96x6/4")
+              for name, value in (("supervised", 0.5), ("supervised_mim", 0.6))
+              for seed in (0, 1)]  # fmt: skip
+    table = table_of(tmp_path, [*rows_with([0.01, 0.03]), *larger])
+    assert "| top-1 | 50.00% | 60.00% | +10.00 +- 0.00 points | 2 |" in table
+    assert "| +2.00 +- " in table
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "rows_short_64x4p4.png", "rows_short_96x6p4.png"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", paper_claim.ABLATIONS)
 def test_an_ablation_changes_the_key_that_names_it(name):
     base = load_config(paper_claim.RECIPE)
@@ -69,7 +89,8 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
 def row_of(kind, objective, seed, value, lr=0.1, **changed):
     figures = dict.fromkeys(paper_claim_report.MEASURES, value)
     return {
-        "kind": kind, "objective": objective, "seed": seed, "lr": lr, "short": True,
+        "kind": kind, "objective": objective, "seed": seed, "lr": lr, "version": "short",
+        "size": "64x4/4",
         "train_images": 9, "images_seen": 90, "steps": 9, "images": 5.0, "device": "cpu",
         "precision": "fp32", "commit": "a" * 40, "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]],
         "overrides": [*(["mim.weight=0"] if objective == "supervised" else []), f"optim.lr={lr}"],
@@ -103,7 +124,7 @@ def test_differences_are_paired_and_their_interval_is_students(tmp_path):
     assert "Ablations: not run." in table
     assert "not comparable" in table
     assert "Warning" not in table
-    assert (tmp_path / "rows_short.png").stat().st_size > 1000
+    assert (tmp_path / "rows_short_64x4p4.png").stat().st_size > 1000
 
 
 def test_a_pair_is_of_one_size_and_recipe_at_the_learning_rates_that_the_tuning_chose(tmp_path):
