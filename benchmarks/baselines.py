@@ -95,7 +95,7 @@ class HandWritten(nn.Module):
         return clean, self.decoder_blocks(hidden)
 
 
-def hand_step(config: RunConfig, world: World, *, drops: bool) -> Step:
+def hand_step(config: RunConfig, world: World, *, drops: bool, is_fused: bool = True) -> Step:
     """Collective: the hand-written joint step; under DDP where there are several ranks."""
     layout = "clean_and_masked" if drops else "clean_and_masked_tokens"
     config = replace(config, mim=replace(config.mim, layout=layout))
@@ -106,7 +106,7 @@ def hand_step(config: RunConfig, world: World, *, drops: bool) -> Step:
     groups = param_groups_weight_decay(model, config.optim.weight_decay, TOKENS)
     optimizer = torch.optim.AdamW(
         groups, lr=LR, betas=(config.optim.beta1, config.optim.beta2), eps=config.optim.eps,
-        fused=True,
+        fused=is_fused or None,
     )  # fmt: skip
     module: nn.Module = DistributedDataParallel(model) if world.world_size > 1 else model
     masks = batch.masks
@@ -167,6 +167,11 @@ BASELINES: dict[str, tuple[str, Callable[[RunConfig, World], Step]]] = {
     "two_forwards": ("clean_and_masked_tokens", lambda c, w: hand_step(c, w, drops=False)),
     "timm": ("classification", lambda c, w: timm_step(c, w, compiles=False)),
     "timm_compiled": ("classification", lambda c, w: timm_step(c, w, compiles=True)),
+}
+# Beside them, what a pair may name.
+SIDES: dict[str, Callable[[RunConfig, World], Step]] = {
+    **{name: build for name, (_, build) in BASELINES.items()},
+    "by_hand_unfused": lambda c, w: hand_step(c, w, drops=True, is_fused=False),
 }
 SHARDED = ("two_forwards",)  # baselines that run under DDP on several ranks
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from baselines import baseline_step
+from baselines import SIDES
 from measuring import one_profiled_step
+from pairs import ALL
 from ranks import Job, Row
 from scipy import stats
-from steps import CLASSIFICATION, Step, our_step, recipe_of
+from steps import Step, our_step, recipe_of
 
 from supmim_scale.config import digest
 from supmim_scale.engine import World
@@ -27,58 +28,13 @@ _TORCHS_LINEAR = torch.nn.functional.linear
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two steps to compare: `time` of A over time of B, or `speed`, which is its inverse.
-
-    A side is our layout, or the name of a baseline, or zeroN:LAYOUT. `bound`: the most a time, the
-    least a speed may be; None: nothing is promised here. `per_flop`: divided by the ratio of FLOPs.
-    `same_loss`: both learn the same.
-    """
-
-    first: str
-    second: str
-    kind: str
-    what: str
-    bound_cpu: float | None
-    bound_gpu: float | None
-    per_flop: bool = False
-    same_loss: bool = True
-
-
-PAIRS = {
-    "by_hand": Pair(
-        "clean_and_masked", "by_hand", "time", "our joint step / plain PyTorch by hand", 1.05, 1.05
-    ),
-    "classification": Pair(
-        "clean_and_masked", CLASSIFICATION, "time", "joint / classification, / ratio of FLOPs",
-        1.10, 1.10, per_flop=True, same_loss=False,
-    ),
-    "timm": Pair(
-        CLASSIFICATION, "timm", "speed", "our classification step, x timm's eager step", None, 1.20
-    ),
-    "timm_compiled": Pair(
-        CLASSIFICATION, "timm_compiled", "speed",
-        "our classification step, x timm's compiled step", None, 1.05,
-    ),
-    "two_forwards": Pair(
-        "clean_and_masked", "two_forwards", "speed",
-        "our joint step, x plain PyTorch with two whole forwards", None, 1.25, same_loss=False,
-    ),
-    "stage3": Pair(
-        "zero3:clean_and_masked", "zero1:clean_and_masked", "time", "ZeRO-3 / ZeRO-1 on one rank",
-        None, 1.10,
-    ),
-}  # fmt: skip
-
-
 def measure_pair(job: Job, world: World) -> Row:
     """Rounds of a pair in this one process, its ratio and what was promised of it.
 
     Where both sides learn the same their losses after the same number of steps must agree, else
     the row is an error.
     """
-    pair = PAIRS[job["pair"]]
+    pair = ALL[job["pair"]]
     first, second = (Side.built(side, job, world) for side in (pair.first, pair.second))
     losses = [0.0, 0.0]
     for _ in range(job["warmup"]):
@@ -101,6 +57,7 @@ def measure_pair(job: Job, world: World) -> Row:
         "attention": one_profiled_step(first.step)["attention"],
     }  # fmt: skip
     gap = abs(losses[0] - losses[1]) / abs(losses[1])
+    row["loss_gap"] = gap
     if pair.same_loss and not gap <= LOSS_TOLERANCE[precision]:
         return row | {"error": f"loss {losses[0]:.6f} where {pair.second} has {losses[1]:.6f}"}
     scale = flop_ratio if pair.per_flop else 1.0
@@ -135,12 +92,16 @@ class Side:
 
 def side_step(side: str, job: Job, world: World) -> Step:
     """The step that a side names, under the job's engine unless it names its own."""
-    stage, colon, layout = side.rpartition(":")
-    if layout in (CLASSIFICATION, "clean_and_masked", "clean_and_masked_tokens", "masked_only"):
-        own = int(stage.removeprefix("zero")) if colon else job["stage"]
-        return our_step(recipe_of({**job, "layout": layout, "stage": own}), world)
-    # The plain recipe: overrides say how our engine runs, of which a baseline knows nothing.
-    return baseline_step(side, recipe_of({**job, "stage": None, "overrides": []}), world)
+    name, *words = side.split()
+    stage, colon, layout = name.rpartition(":")
+    if layout in SIDES:
+        # The plain recipe: overrides say how our engine runs, of which a baseline knows nothing.
+        return SIDES[layout](recipe_of({**job, "stage": None, "overrides": []}), world)
+    own = int(stage.removeprefix("zero")) if colon else job["stage"]
+    overrides = [*job["overrides"], *words]
+    return our_step(
+        recipe_of({**job, "layout": layout, "stage": own, "overrides": overrides}), world
+    )
 
 
 def take_turns(

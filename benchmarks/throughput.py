@@ -6,6 +6,7 @@
     python benchmarks/throughput.py --micro-batch auto --ranks 1 --stages 1 3
     python benchmarks/throughput.py --vary engine.checkpoint_every_k=2,4 --policies every_k
     python benchmarks/throughput.py --paired                 ratios, trusted on a noisy machine too
+    python benchmarks/throughput.py --paired changes         with and without each part of the step
 
 A row is a fresh set of processes on the same batch and seed. Rows of one model, objective and
 batch must have the same loss as the first of them after the same number of steps: a faster step
@@ -27,7 +28,8 @@ from typing import Any
 import torch
 from baselines import BASELINES, baseline_step, ranks_of
 from measuring import matmul_roof, memory, one_profiled_step, planned, speed, time_steps
-from paired import LOSS_TOLERANCE, PAIRS, measure_pair
+from paired import LOSS_TOLERANCE, measure_pair
+from pairs import ALL, changes, usual_pairs
 from probing import largest_micro_batch
 from ranks import (
     Job,
@@ -113,7 +115,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--ranks", type=int, default=gpus or 2)
     add("--warmup", type=int, default=3, help="steps before measuring")
     add("--steps", type=int, help="steps measured; default 10, of --paired 1 a turn")
-    add("--paired", nargs="*", choices=list(PAIRS), help="pairs that take turns; default: all")
+    add("--paired", nargs="*", choices=["changes", *ALL], metavar="PAIR",
+        help="pairs that take turns, changes: what each part of the step brings; default: "
+        f"against baselines; all: {', '.join(ALL)}")  # fmt: skip
     add("--rounds", type=int, default=12, help="of --paired")
     add("--profile", type=Path, help="folder for a trace and a table of kernels of every row")
     add("--out", type=Path, default=RESULTS, help="JSON-lines file to append to")
@@ -157,13 +161,16 @@ def row_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """Pairs in one process each; compiling ones and sharded ones on a GPU alone, unless named."""
+    """Pairs in one process each."""
     stages = ([1] if gpu_count() else [0]) if arguments.stages is None else arguments.stages
-    usual = [name for name, pair in PAIRS.items() if gpu_count() or pair.bound_cpu or name in
-             ("timm", "two_forwards")]  # fmt: skip
+    is_gpu = gpu_count() > 0
+    named = [
+        pair for word in arguments.paired or usual_pairs(is_gpu=is_gpu)
+        for pair in (changes(is_gpu=is_gpu) if word == "changes" else [word])
+    ]  # fmt: skip
     combined = itertools.product(
         arguments.models, arguments.precision, arguments.micro_batch, stages,
-        arguments.policies or ["none"], require_varied(arguments.vary), arguments.paired or usual,
+        arguments.policies or ["none"], require_varied(arguments.vary), named,
     )  # fmt: skip
     return [
         {"task": "pair", "pair": pair, "model": model, "precision": precision,

@@ -112,17 +112,19 @@ def attention_name(row: Row) -> str:
 def pair_table(rows: list[Row]) -> str:
     """Pairs as a Markdown table."""
     heads = ["pair", "model", "engine", "recompute", "precision", "images", "ratio", "interval",
-             "bound", "verdict", "rounds", "first, a step", "second, a step"]  # fmt: skip
+             "bound", "verdict", "loss gap", "rounds", "first, a step",
+             "second, a step"]  # fmt: skip
     lines = []
     for row in rows:
         names = [row.get("what", row["pair"]), row["model"], row["engine"], row["policy"]]
         if "error" in row:
-            lines.append([*names, "", "", "", "", "", f"error: {row['error']}", "", "", ""])
+            lines.append([*names, "", "", "", "", "", f"error: {row['error']}", "", "", "", ""])
             continue
         bound = f"{row['bound']:.2f}" if row["bound"] else "-"
         lines.append([
             *names, row["precision"], str(row["images"]), f"{row['ratio']:.3f}",
             f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}", bound, verdict_of(row),
+            f"{row['loss_gap']:.1e}",
             f"{row['rounds']} x {row['steps_a_round']}", seconds(row["first_s"]),
             seconds(row["second_s"]),
         ])  # fmt: skip

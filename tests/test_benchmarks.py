@@ -175,6 +175,28 @@ def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
     figure([row]).savefig(tmp_path / "picture.png")
 
 
+@pytest.mark.parametrize(
+    "pair", ["joined", "dropped", "fused", "kept_drop_path", "attention", "selective", "first_k"]
+)
+def test_a_part_of_the_step_learns_what_the_step_without_it_does(pair):
+    from paired import measure_pair
+    from pairs import CHANGES
+
+    row = measure_pair({**JOB, "pair": pair, "warmup": 2, "rounds": 1, "steps": 1}, ALONE)
+    assert row["bound"] is None
+    assert row["loss_gap"] < (1e-5 if CHANGES[pair].same_loss else 0.1)
+    assert row["first_s"] > 0
+
+
+def test_changes_are_those_that_the_device_can_show():
+    from pairs import ALL, CHANGES, changes, usual_pairs
+
+    assert set(changes(is_gpu=True)) | set(changes(is_gpu=False)) == set(CHANGES)
+    assert "fp8" not in changes(is_gpu=False)
+    assert not set(usual_pairs(is_gpu=False)) & set(CHANGES)
+    assert set(ALL) == set(usual_pairs(is_gpu=True)) | set(CHANGES)
+
+
 def test_the_shapes_of_a_model_hold_its_flops():
     from shapes import _call, shapes_of
     from steps import our_flops, recipe_of
