@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from batches import CODES, fixed_batch
 from ranks import Job
-from steps import CODES, LR, Step, fixed_batch, joint_model
+from steps import LR, Step, joint_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel

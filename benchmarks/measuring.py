@@ -101,9 +101,12 @@ def time_steps(step: Step, world: World, warmup: int, count: int) -> Row:
         torch.cuda.reset_peak_memory_stats()
     world.barrier()
     clock = PhaseClock(step.module, world.device)
+    waits, take_wait = [], step.take_wait or (lambda: 0.0)
+    take_wait()
     with machine_state(world.device) as state:
         for _ in range(count):
             loss = clock.step(step)
+            waits.append(take_wait())
         times, phases = clock.read()
     mean_loss = world.sum(loss.double()).item() / world.world_size
     split = {f"{name}_s": statistics.median(seconds) for name, seconds in phases.items()}
@@ -112,8 +115,8 @@ def time_steps(step: Step, world: World, warmup: int, count: int) -> Row:
         "step_time_median_s": statistics.median(times),
         "step_time_p95_s": float(np.percentile(times, 95)),
         **split,
-        "data_wait_s": None,
-        "data_wait_reason": "the batch is fixed: benchmarks/dataloader.py measures input",
+        "data_wait_s": statistics.median(waits) if step.take_wait else None,
+        "data_wait_reason": None if step.take_wait else "the batch is fixed: --data feeds samples",
         "steps_warmup": warmup,
         "steps_measured": count,
         **state,

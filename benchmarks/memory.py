@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batches import fixed_batch
 from memory_kinds import Census
 from memory_report import line_of, table, worst_line
 from ranks import (
@@ -43,7 +44,7 @@ from ranks import (
     origin,
     work,
 )
-from steps import LR, fixed_batch, joint_model, recipe_of, require_runnable
+from steps import LR, joint_model, recipe_of, require_runnable
 
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.checks import accumulation_steps

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from baselines import BASELINES
+from batches import fixed_batch
 from ranks import Job, Row
-from steps import fixed_batch, joint_model, recipe_of
+from steps import joint_model, recipe_of
 
 from supmim_scale.engine import World, build_engine
 from supmim_scale.engine.base import Engine, resolve_precision

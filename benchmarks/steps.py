@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
+from batches import CODES, Feed, fixed_batch
 from ranks import Job
 from torch import Tensor, nn
 
@@ -18,11 +16,8 @@ from supmim_scale.engine_choice import choose_attention, engine_settings
 from supmim_scale.errors import UserError
 from supmim_scale.flops import StepFlops, step_flops
 from supmim_scale.models.joint import JointModel
-from supmim_scale.models.losses import class_targets
-from supmim_scale.models.masking import Masks, draw_masks
 from supmim_scale.planner.budget import within_budget
 
-CODES = 1024
 CLASSES = 1000
 LR = 1e-4
 CLASSIFICATION = "classification"  # a layout's name for the supervised baseline
@@ -34,7 +29,8 @@ class Step:
     """A training step, whoever wrote it.
 
     `module` is what forward runs, `forward_backward` gives the detached loss of a micro-batch,
-    `apply` updates the weights, `images` are those of a step over all ranks.
+    `apply` updates the weights, `images` are those of a step over all ranks, `take_wait` gives the
+    seconds waited for input since it was asked last; None: the batch is fixed.
     """
 
     module: nn.Module
@@ -42,29 +38,13 @@ class Step:
     apply: Callable[[], None]
     flops: StepFlops
     images: int
+    take_wait: Callable[[], float] | None = None
 
     def run(self) -> Tensor:
         """One whole step; its loss."""
         loss = self.forward_backward()
         self.apply()
         return loss
-
-
-@dataclass(frozen=True)
-class FixedBatch:
-    """A rank's slice of one global batch that is the same for every world size."""
-
-    images_BCHW: Tensor
-    labels_B: Tensor
-    targets_BK: Tensor
-    masks: Masks
-    codes_BN: Tensor
-
-    def arguments(self, *, is_joint: bool) -> tuple[Any, ...]:
-        """Of `JointModel.forward`."""
-        if not is_joint:
-            return self.images_BCHW, self.targets_BK
-        return self.images_BCHW, self.targets_BK, self.masks, self.codes_BN
 
 
 def recipe_of(job: Job) -> RunConfig:
@@ -92,6 +72,7 @@ def recipe_of(job: Job) -> RunConfig:
             f"engine.precision={job['precision']}",
             f"engine.micro_batch={job['micro_batch'] * (1 if job['stage'] else job['ranks'])}",
             f"optim.lr={LR}", "optim.ema_decay=0", f"optim.global_batch={images}",
+            *([f"input.root={job['data']}"] if job.get("data") else []),
             *job.get("overrides", []),
         ],
     )  # fmt: skip
@@ -119,36 +100,14 @@ def require_varied(words: list[str]) -> list[list[str]]:
     return combined
 
 
-def fixed_batch(config: RunConfig, world: World, micro: int) -> FixedBatch:
-    """This rank's images, labels, masks and code ids, on its device, drawn from the seed."""
-    whole, size, classes = config.optim.global_batch, config.model.image_size, config.model
-    rng = torch.Generator().manual_seed(config.seed)
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
-    images = torch.randn(whole, 3, size, size, generator=rng)
-    labels = torch.randint(classes.num_classes, (whole, 1), generator=rng)
-    codes = torch.randint(CODES, (whole, spec.num_patches), generator=rng)
-    mine = slice(world.rank * micro, (world.rank + 1) * micro)
-    ids = np.arange(whole)[mine]
-    targets = class_targets(
-        labels[mine], classes.num_classes, config.loss.kind, config.loss.label_smoothing
-    )
-    # Cloned: a slice would keep the whole batch alive.
-    return FixedBatch(
-        images[mine].clone().to(world.device),
-        labels[mine, 0].clone().to(world.device),
-        targets.to(world.device),
-        draw_masks(spec, config.seed, np.zeros_like(ids), ids).to(world.device),
-        codes[mine].clone().to(world.device),
-    )
-
-
 def joint_model(config: RunConfig) -> JointModel:
     """The recipe's model, drawn from its seed."""
     return assemble.joint_model(config, CODES if config.mim.weight else 0)
 
 
-def our_step(config: RunConfig, world: World) -> Step:
-    """Collective: the step that `supmim-scale train` takes."""
+def our_step(config: RunConfig, world: World, *, is_fed: bool = False) -> Step:
+    """Collective: the step that `supmim-scale train` takes, on one fixed batch, or fed with the
+    recipe's training set."""
     micro, accumulation = accumulation_steps(config, world.world_size)
     precision = resolve_precision(config.engine.precision, world.device)
     config = within_budget(config, world.world_size, precision)
@@ -156,14 +115,21 @@ def our_step(config: RunConfig, world: World) -> Step:
     attention = choose_attention(config, micro, precision, world)
     settings = engine_settings(config, micro, accumulation, precision, attention)
     engine = build_engine(model, settings, world)
-    batch = fixed_batch(config, world, micro)
-    arguments = batch.arguments(is_joint=config.mim.weight > 0)
+    feed = Feed(config, world, micro, accumulation) if is_fed else None
+    fixed, is_joint = fixed_batch(config, world, micro), config.mim.weight > 0
+    arguments = fixed.arguments(is_joint=is_joint)
+
+    def forward_backward() -> Tensor:
+        given = feed.batch(fixed).arguments(is_joint=is_joint) if feed else arguments
+        return engine.forward_backward(*given).loss.detach()
+
     return Step(
         module=model,
-        forward_backward=lambda: engine.forward_backward(*arguments).loss.detach(),
+        forward_backward=forward_backward,
         apply=lambda: engine.apply(LR),
         flops=our_flops(config, micro),
         images=config.optim.global_batch,
+        take_wait=feed.take_wait if feed else None,
     )
 
 

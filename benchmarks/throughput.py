@@ -5,6 +5,7 @@
     python benchmarks/throughput.py --models vit_l16 --micro-batch 64 --stages 1 3
     python benchmarks/throughput.py --micro-batch auto --ranks 1 --stages 1 3
     python benchmarks/throughput.py --vary engine.checkpoint_every_k=2,4 --policies every_k
+    python benchmarks/throughput.py --data datasets/smoke    fed with samples: what a step waits
     python benchmarks/throughput.py --paired                 ratios, trusted on a noisy machine too
     python benchmarks/throughput.py --paired changes         with and without each part of the step
 
@@ -51,7 +52,8 @@ from supmim_scale.engine.base import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
-GROUP = ("model", "layout", "image_size", "precision", "global_batch")  # what shares a loss
+# What shares a loss.
+GROUP = ("model", "layout", "image_size", "precision", "global_batch", "data")
 
 
 def main() -> int:
@@ -101,9 +103,10 @@ def parse_arguments() -> argparse.Namespace:
         "--baselines",
         nargs="*",
         choices=list(BASELINES),
-        default=[name for name in BASELINES if gpus or name != "timm_compiled"],
-        help="default: all, but timm_compiled on a GPU alone: a CPU compiles for a minute",
+        help="default: all, but timm_compiled on a GPU alone, as a CPU compiles for a minute; none "
+        "with --data",
     )
+    add("--data", type=Path, help="folder of samples to feed our steps with; default: one batch")
     add("--image-size", type=int, default=224 if gpus else 112)
     add(
         "--micro-batch",
@@ -146,7 +149,7 @@ def row_jobs(arguments: argparse.Namespace) -> list[Job]:
         for case in ({**alone, "baseline": None}, *sharded)
     ]
     theirs = [{"layout": BASELINES[name][0], **alone, "baseline": name}
-              for name in arguments.baselines]  # fmt: skip
+              for name in chosen_baselines(arguments)]  # fmt: skip
     is_compared = any(job["layout"] == CLASSIFICATION for job in theirs)
     if is_compared and CLASSIFICATION not in arguments.layouts:
         cases.append({"layout": CLASSIFICATION, **alone, "baseline": None})
@@ -160,8 +163,25 @@ def row_jobs(arguments: argparse.Namespace) -> list[Job]:
     ]  # fmt: skip
 
 
+def chosen_baselines(arguments: argparse.Namespace) -> list[str]:
+    """Those named or usual. Raises `UserError` for a baseline that would have to be fed."""
+    if arguments.data is not None:
+        if arguments.baselines:
+            raise UserError(
+                "--data", f"--baselines {' '.join(arguments.baselines)} beside it",
+                "our steps alone: baselines take one batch again and again", "leave one away",
+            )  # fmt: skip
+        return []
+    usual = [name for name in BASELINES if gpu_count() or name != "timm_compiled"]
+    return usual if arguments.baselines is None else list(arguments.baselines)
+
+
 def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """Pairs in one process each."""
+    """Pairs in one process each. Raises `UserError` for `--data`."""
+    if arguments.data is not None:
+        raise UserError(
+            "--paired", f"--data {arguments.data} beside it", "a fixed batch", "leave one away"
+        )
     stages = ([1] if gpu_count() else [0]) if arguments.stages is None else arguments.stages
     is_gpu = gpu_count() > 0
     named = [
@@ -183,6 +203,11 @@ def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 def shared(arguments: argparse.Namespace, steps: int) -> Job:
     """What all jobs of a call have in common. Raises `UserError`."""
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise UserError(
+            "--data", f"no folder {arguments.data}", "one that holds a train split",
+            f"make one: supmim-scale data synth {arguments.data}",
+        )  # fmt: skip
     if arguments.warmup < 1:
         raise UserError(
             "--warmup", f"{arguments.warmup}", "1 or more: losses are compared", "raise it"
@@ -193,13 +218,14 @@ def shared(arguments: argparse.Namespace, steps: int) -> Job:
         "warmup": arguments.warmup,
         "steps": arguments.steps or steps,
         "profile": str(arguments.profile) if arguments.profile else None,
+        "data": str(arguments.data) if arguments.data else None,
     }
 
 
 def measured(job: Job) -> Row:
     """A job's row, from processes of its own; where the batch is open, it is probed first."""
     ranks = ranks_of(job)
-    names = ("model", "layout", "policy", "image_size", "overrides", "pair")
+    names = ("model", "layout", "policy", "image_size", "overrides", "pair", "data")
     named = {name: job[name] for name in names if name in job}
     named |= {"kind": job["task"], "engine": engine_of(job)}
     if job["micro_batch"] is None:
@@ -221,7 +247,8 @@ def measure_row(job: Job, world: World) -> Row:
     config = recipe_of(job)
     precision = resolve_precision(config.engine.precision, world.device)
     baseline = job["baseline"]
-    step = baseline_step(baseline, config, world) if baseline else our_step(config, world)
+    step = (baseline_step(baseline, config, world) if baseline
+            else our_step(config, world, is_fed=job["data"] is not None))  # fmt: skip
     timed = time_steps(step, world, job["warmup"], job["steps"])
     peaks = memory(world)
     name = "_".join(str(job[key]) for key in ("model", "layout", "policy", "micro_batch"))

@@ -72,8 +72,8 @@ def table(rows: list[Row]) -> str:
     heads = [
         "model", "layout", "engine", "recompute", "batch a rank", "ranks", "precision",
         "images/s", "a rank", "x plain", "step median", "p95", "forward", "backward", "optimizer",
-        "collectives", "FLOP/s", "of the roof", "MFU", "HFU", "peak memory", "reserved",
-        "attention", "loss",
+        "collectives", "data wait", "FLOP/s", "of the roof", "MFU", "HFU", "peak memory",
+        "reserved", "attention", "loss",
     ]  # fmt: skip
     lines = [_line(row) for row in rows if row["kind"] == "row"]
     reasons = {row.get(name) for row in rows for name in
@@ -87,7 +87,7 @@ def _line(row: Row) -> list[str]:
     policy = " ".join([row["policy"], *(word.partition(".")[2] for word in row["overrides"])])
     names = [row["model"], row["layout"], row["engine"], policy]
     if "error" in row:
-        return [*names, *["" for _ in range(19)], "failed"]
+        return [*names, *["" for _ in range(20)], "failed"]
     ratio = f"{row['ratio_to_plain']:.2f}" if row["ratio_to_plain"] else "-"
     shares = (percent(row[name]) for name in ("roof_share", "mfu", "hfu"))
     reserved = row["peak_reserved_bytes"]
@@ -97,6 +97,7 @@ def _line(row: Row) -> list[str]:
         *(seconds(row[f"{name}_s"]) for name in
           ("step_time_median", "step_time_p95", "forward", "backward", "optimizer",
            "communication")),
+        "null" if row["data_wait_s"] is None else seconds(row["data_wait_s"]),
         si(row["achieved_flops_per_s"]).strip(), *shares, gib(row["peak_memory_bytes"]),
         gib(reserved) if reserved else "null", attention_name(row), f"{row['loss']:.5f}",
     ]  # fmt: skip

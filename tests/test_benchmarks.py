@@ -82,6 +82,22 @@ def test_the_flops_by_hand_are_ours_and_two_forwards_embed_twice():
     assert counted[2] == counter.get_total_flops() / whole.images + 2 * embedding
 
 
+def test_a_fed_step_learns_from_the_samples_and_says_what_it_waited(shards):
+    from measuring import time_steps
+    from steps import our_step, recipe_of
+
+    fixed = our_step(recipe_of(JOB), ALONE)
+    fed = our_step(recipe_of({**JOB, "data": str(shards)}), ALONE, is_fed=True)
+    rows = [time_steps(step, ALONE, 1, 3) for step in (fixed, fed)]
+    assert rows[0]["data_wait_s"] is None
+    assert "--data" in rows[0]["data_wait_reason"]
+    assert 0 < rows[1]["data_wait_s"] < rows[1]["step_time_median_s"]
+    assert rows[1]["data_wait_reason"] is None
+    again = our_step(recipe_of({**JOB, "data": str(shards)}), ALONE, is_fed=True)
+    assert losses(again, 4)[-1] == pytest.approx(rows[1]["loss"], rel=1e-6)
+    assert rows[0]["loss"] != pytest.approx(rows[1]["loss"], rel=1e-3)
+
+
 def test_the_interval_of_a_median_holds_as_much_as_it_says():
     from paired import median_interval
 
@@ -151,6 +167,9 @@ def test_rows_vary_in_what_must_not_change_the_result():
     [
         ("throughput", ("--vary", "optim.lr=1,2"), "--vary: found 'optim.lr=1,2'"),
         ("throughput", ("--vary", "engine.warp=9"), "engine.warp"),
+        ("throughput", ("--data", "x", "--baselines", "timm"), "--data: found --baselines timm"),
+        ("throughput", ("--data", "x", "--paired"), "--paired: found --data x"),
+        ("throughput", ("--data", "nowhere"), "--data: found no folder nowhere"),
         ("memory", ("--models", "vit_q99"), "model.name: found 'vit_q99'"),
         ("throughput_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
         ("memory_report", ("nowhere.jsonl",), "nowhere.jsonl: found no file"),
