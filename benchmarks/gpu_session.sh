@@ -8,8 +8,8 @@
 # passed over. SECONDS_A_PIECE changes the limit.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-pieces=(shapes vit_l14 pairs stage3 vit_h14 vit_g14 memory compile attention fp8 auto profile smoke
-        dataloader claim tests)
+pieces=(shapes vit_l14 pairs stage3 vit_h14 vit_g14 memory compile attention fp8 changes auto fed
+        profile smoke dataloader claim tests)
 out=${1:-benchmarks/results}
 [[ $# -lt 2 ]] || pieces=("${@:2}")
 limit=${SECONDS_A_PIECE:-530}
@@ -21,6 +21,7 @@ device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(
 }
 mkdir -p "$out"
 rows=$out/throughput_$device.jsonl
+photos=datasets/gpu_session_photos
 failed=()
 
 # One GPU, bf16, our engines alone beside the plain one whose loss is the reference.
@@ -58,9 +59,17 @@ piece() {
     compile) vary 128 timm_compiled engine.compile=false,true ;;
     attention) vary 128 timm engine.attention=torch,flash,cudnn,efficient,fastest ;;
     fp8) vary 128 timm_compiled engine.compile=true engine.fp8=none,linears ;;
+    # What each other part of the step brings; the three above are rows, this one's are pairs.
+    changes) paired joined dropped fused kept_drop_path selective first_k knobs ;;
     auto)
       "$python" benchmarks/throughput.py --models vit_l14 --micro-batch auto --ranks 1 \
         --precision bf16 --stages 1 3 --policies none full --baselines --out "$rows"
+      ;;
+    fed) # the same step on JPEGs that DALI decodes: what it waits for them
+      [[ -d $photos ]] || "$python" -m supmim_scale data synth "$photos" \
+        --size 500x375 --train 4096 --val 64 --workers "$(nproc)" || return
+      "$python" benchmarks/throughput.py --models vit_l14 --micro-batch 128 --ranks 1 \
+        --precision bf16 --stages 1 --policies none --data "$photos" --steps 30 --out "$rows"
       ;;
     profile)
       "$python" benchmarks/throughput.py --models vit_h14 --micro-batch 64 --ranks 1 \
@@ -97,7 +106,7 @@ piece() {
 
 export -f piece mfu vary paired
 all="${pieces[*]}"
-export python out rows device all
+export python out rows device photos all
 for name in "${pieces[@]}"; do
   echo "== $name, $(date +%T) =="
   # shellcheck disable=SC2016 # expanded by the inner shell
