@@ -87,7 +87,12 @@ class Planned:
         """How the engine holds the model: DeepSpeed in the working type, plain under autocast."""
         is_bf16, is_plain = self.precision == "bf16", config.engine.kind == "plain"
         dtype = torch.bfloat16 if is_bf16 and not is_plain else torch.float32
-        return Numerics(dtype, is_bf16 and is_plain, is_plain and accumulation == 1)
+        return Numerics(
+            dtype,
+            autocast=is_bf16 and is_plain,
+            keeps_gradients=is_plain and accumulation == 1,
+            is_attention_plain=config.engine.attention == "math",
+        )
 
     def activations(self, config: RunConfig, micro_batch: int, accumulation: int) -> Trace:
         """What `config`'s policy leaves alive of a micro-batch."""

@@ -48,11 +48,8 @@ def assumptions(plan: Plan) -> list[str]:
         "CUDA's attention keeps what torch's fused CPU kernel keeps",
     ]
     engine = plan.planned.config.engine
-    if engine.compile or engine.fp8 != "none" or engine.attention == "math":
-        lines.append(
-            "compiled blocks, fp8 and attention by math are planned as eager bf16 with a fused "
-            "kernel is"
-        )
+    if engine.compile or engine.fp8 != "none":
+        lines.append("compiled blocks and fp8 are planned as eager bf16 is")
     if plan.planned.config.mim.target == "vqgan":
         lines.append("the frozen VQGAN's own memory and time are not counted")
     if sharding.offloads_optimizer or sharding.offloads_parameters:

@@ -15,6 +15,7 @@ from supmim_scale.engine.activation_checkpointing import (
     apply_activation_checkpointing,
     autocast_bf16,
 )
+from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.models.blocks import Tokens
 from supmim_scale.models.encoder import geometry
 from supmim_scale.models.joint import JointModel
@@ -63,12 +64,14 @@ class Numerics:
     """How an engine holds a model.
 
     `autocast`: fp32 parameters, products in bf16 (the plain engine); `keeps_gradients`: they pile
-    up in `.grad` during backward instead of going to a buffer that is counted elsewhere.
+    up in `.grad` during backward instead of going to a buffer that is counted elsewhere;
+    `is_attention_plain`: scores are kept (engine.attention=math), which a fused kernel does not.
     """
 
     dtype: torch.dtype
     autocast: bool = False
     keeps_gradients: bool = False
+    is_attention_plain: bool = False
 
 
 def fake_trace(
@@ -118,7 +121,12 @@ def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics, pol
     live.ignore([*model.parameters(), *model.buffers(), *inputs])
     peaks: list[int] = []
     casts = autocast_bf16("cpu", policy, enabled=numerics.autocast)
-    with _gradients(model, numerics), _marked(model, lambda: peaks.append(live.restart_peak())):
+    kernel = attention_kernel("math" if numerics.is_attention_plain else "torch")
+    with (
+        kernel,
+        _gradients(model, numerics),
+        _marked(model, lambda: peaks.append(live.restart_peak())),
+    ):
         with live, casts:
             output = model(*arguments)
         saved, logits, forward_peak = live.live, live.apart, live.restart_peak()

@@ -44,6 +44,14 @@ def test_fake_tensors_follow_the_precision(numerics, policy):
     assert faked(config, policy, 2, numerics) == real_trace(config, policy, 2, numerics)
 
 
+@pytest.mark.parametrize("policy", ["none", "selective"])
+def test_attention_by_math_keeps_its_scores(policy):
+    config, plain = small(), replace(FP32, is_attention_plain=True)
+    found = faked(config, policy, 4, plain)
+    assert found == real_trace(config, policy, 4, plain)
+    assert found.saved > faked(config, policy, 4).saved
+
+
 @pytest.mark.parametrize("policy", ["none", "full", "every_k"])
 def test_what_lives_after_forward_is_what_autograd_saved_and_the_output(policy):
     # Selective checkpointing keeps products where autograd's hooks do not see them.
