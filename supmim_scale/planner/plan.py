@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from supmim_scale import assemble
 from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
-from supmim_scale.config.schema import EngineConfig, Policy
+from supmim_scale.config.running import EngineConfig, Policy
 from supmim_scale.flops import JointShape
 from supmim_scale.planner.cost import RunCost, num_steps, run_cost
 from supmim_scale.planner.fit import RESERVE, Verdict, limit_bytes, verdict_of
