@@ -26,7 +26,8 @@ _ROWS = 16_384  # of one message between ranks
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images in the order of their ids, on the CPU: fp32 features, labels padded with -1."""
+    """Of N images in the order of their ids: fp32 features, labels padded with -1; on the CPU, but
+    for what `on` gives."""
 
     ids_N: NDArray[np.int64]
     labels_NL: Tensor
@@ -43,6 +44,16 @@ class Features:
     def rows(self, places: NDArray[np.int64]) -> "Features":
         """Chosen rows, in the order given."""
         return Features(self.ids_N[places], self.labels_NL[places], self.features_ND[places])
+
+    def on(self, device: torch.device) -> "Features":
+        """On the device, where they take no more than half of what is free there; else as they
+        are, to be uploaded in parts."""
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            free_bytes, _ = torch.cuda.mem_get_info(device)
+            if self.features_ND.nbytes > free_bytes // 2:
+                return self
+        return Features(self.ids_N, self.labels_NL.to(device), self.features_ND.to(device))
 
 
 @torch.inference_mode()

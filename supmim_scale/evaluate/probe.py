@@ -49,26 +49,33 @@ def probe_figures(
     train: Features, held_out: Features, num_classes: int, solver: str, world: World
 ) -> dict[str, float]:
     """Collective: top-1 and top-5 of the linear probe on `held_out`, what the sweep chose, whether
-    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum."""
+    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum.
+
+    What is fitted (of L-BFGS a rank's share) lies on the device, if it fits, for the whole sweep.
+    """
     _require_labels(train, num_classes)
     order = np.random.default_rng(_SEED).permutation(len(train))
-    chosen_on = max(1, len(train) // _HELD_OUT)
-    fitted, kept = train.rows(order[chosen_on:]), train.rows(order[:chosen_on])
+    kept, places = np.split(order, [max(1, len(train) // _HELD_OUT)])
     values, name = (L2, "probe_l2") if solver == "lbfgs" else (LEARNING_RATES, "probe_lr")
-    scores = []
+    scores, chosen_on = [], train.rows(kept).on(world.device)
 
     def fit(rows: Features, value: float, rounds: int) -> Linear:
         if solver == "lbfgs":
             return fit_lbfgs(rows, num_classes, value, world, rounds)
         return fit_sgd(rows, num_classes, value, world)
 
+    if solver == "lbfgs":
+        places = places[world.rank :: world.world_size]
+    fitted = train.rows(places).on(world.device)
     with progress("probe", len(values) + 1, "fit", shown=world.is_main) as bar:
         for value in values:
-            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), kept, world)
+            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), chosen_on, world)
             scores.append(top1)
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
-        probe = fit(train, best, _ROUNDS)
+        del fitted
+        whole = train.share(world) if solver == "lbfgs" else train
+        probe = fit(whole.on(world.device), best, _ROUNDS)
         top1, top5 = scored(probe, held_out, world)
         bar.update()
     row = {"probe_top1": top1, "probe_top5": top5, name: best,
@@ -89,25 +96,26 @@ def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, floa
 
 
 def fit_lbfgs(
-    train: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
+    mine: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
 ) -> Linear:
     """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
 
-    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. Ranks
-    share the images and sum their gradients. Equal to scikit-learn's LogisticRegression with
-    C = 1 / (images x l2).
+    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
+    is this rank's share of the images; ranks sum their gradients. Equal to scikit-learn's
+    LogisticRegression with C = 1 / (images x l2).
     """
-    device, width = world.device, train.features_ND.shape[1]
+    device, width = world.device, mine.features_ND.shape[1]
+    images = world.sum(torch.tensor(len(mine), device=device)).item()
     params = torch.zeros(width + 1, num_classes, dtype=torch.float64, device=device)
     params.requires_grad_()
-    mine, loss_of = train.share(world), _loss(train.labels_NL)
+    loss_of = _loss(mine.labels_NL)
     shift_D, unit_D = _plain(width, device)
 
     def closure() -> Tensor:
         total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
         for x_BD, labels_BL in _chunks(mine):
             logits_BK = x_BD.to(device).double() @ params[:-1] + params[-1]
-            loss = loss_of(logits_BK, labels_BL.to(device)) / len(train)
+            loss = loss_of(logits_BK, labels_BL.to(device)) / images
             (slope,) = torch.autograd.grad(loss, params)
             total += torch.cat([loss.detach().view(1), slope.flatten()])
         world.sum(total)
