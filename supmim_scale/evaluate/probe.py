@@ -103,36 +103,65 @@ def fit_lbfgs(
     Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
     is this rank's share of the images; ranks sum their gradients. Equal to scikit-learn's
     LogisticRegression with C = 1 / (images x l2).
+
+    L-BFGS walks in coordinates in which the curvature is about the same in all directions: features
+    of one encoder differ by orders of magnitude in theirs, and it would not arrive.
     """
-    device, width = world.device, mine.features_ND.shape[1]
-    images = world.sum(torch.tensor(len(mine), device=device)).item()
-    params = torch.zeros(width + 1, num_classes, dtype=torch.float64, device=device)
-    params.requires_grad_()
-    loss_of = _loss(mine.labels_NL)
-    shift_D, unit_D = _plain(width, device)
+    device = world.device
+    mean_D, root_DD, images = _curvature(mine, l2, world)
+    walked = torch.zeros(len(mean_D) + 1, num_classes, dtype=torch.float64, device=device)
+    walked.requires_grad_()
+    loss_of, slope = _loss(mine.labels_NL), torch.zeros_like(walked)
+
+    def weights() -> Tensor:
+        weight_DK = torch.linalg.solve_triangular(root_DD.T, walked.detach()[:-1], upper=True)
+        return torch.cat([weight_DK, walked.detach()[-1:]])
 
     def closure() -> Tensor:
+        params = weights().requires_grad_()
         total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
         for x_BD, labels_BL in _chunks(mine):
-            logits_BK = x_BD.to(device).double() @ params[:-1] + params[-1]
+            logits_BK = (x_BD.to(device).double() - mean_D) @ params[:-1] + params[-1]
             loss = loss_of(logits_BK, labels_BL.to(device)) / images
-            (slope,) = torch.autograd.grad(loss, params)
-            total += torch.cat([loss.detach().view(1), slope.flatten()])
+            (part,) = torch.autograd.grad(loss, params)
+            total += torch.cat([loss.detach().view(1), part.flatten()])
         world.sum(total)
         decay = params.detach().clone()
         decay[-1] = 0
-        params.grad = total[1:].view_as(params) + l2 * decay
+        slope.copy_(total[1:].view_as(params) + l2 * decay)
+        steep_DK = torch.linalg.solve_triangular(root_DD, slope[:-1], upper=False)
+        walked.grad = torch.cat([steep_DK, slope[-1:]])
         return total[0] + l2 / 2 * decay.square().sum()
 
     optimizer = torch.optim.LBFGS(
-        [params], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
+        [walked], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
     optimizer.step(closure)
-    fitted = params.detach()
     closure()  # the line search may have asked last beside the point it took
-    assert params.grad is not None
-    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D, params.grad.abs().max().item())
+    fitted = weights()
+    return Linear(
+        fitted[:-1], fitted[-1], mean_D, torch.ones_like(mean_D), slope.abs().max().item()
+    )
+
+
+def _curvature(mine: Features, l2: float, world: World) -> tuple[Tensor, Tensor, float]:
+    """Collective: (mean of the features, lower root of a quarter of their covariance + l2, their
+    number): what the loss of two classes curves like where nothing is known yet."""
+    device, width = world.device, mine.features_ND.shape[1]
+    sums = torch.zeros(width + 1, dtype=torch.float64, device=device)
+    for x_BD, _ in _chunks(mine):
+        sums[:-1] += x_BD.to(device).double().sum(0)
+    sums[-1] = len(mine)
+    *_, images = world.sum(sums).tolist()
+    mean_D = sums[:-1] / images
+    squares_DD = torch.zeros(width, width, dtype=torch.float64, device=device)
+    for x_BD, _ in _chunks(mine):
+        off_BD = x_BD.to(device).double() - mean_D
+        squares_DD += off_BD.T @ off_BD
+    world.sum(squares_DD)
+    squares_DD.mul_(0.25 / images).diagonal().add_(l2)
+    return mean_D, torch.linalg.cholesky(squares_DD), images
 
 
 def fit_sgd(
@@ -202,11 +231,6 @@ def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
     parts = features.features_ND.split(_ROWS), features.labels_NL.split(_ROWS)
     return list(zip(*parts, strict=True))
-
-
-def _plain(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    zeros_D = torch.zeros(width, dtype=torch.float64, device=device)
-    return zeros_D, torch.ones_like(zeros_D)
 
 
 def _require_labels(train: Features, num_classes: int) -> None:
