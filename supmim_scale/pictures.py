@@ -1,7 +1,10 @@
-"""The reconstruction grid: what the encoder saw, and what the decoder made of it."""
+"""Sheets of images; the reconstruction grid: what the encoder saw, the decoder made of it."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from supmim_scale.models.joint import JointOutput
 from supmim_scale.models.masking import Masks
@@ -9,7 +12,21 @@ from supmim_scale.models.targets import PatchTarget
 
 _COLUMNS = 8
 _GREY = 0.5
-_SMALLEST_SIDE = 128  # pixels of an image in the grid; smaller ones are enlarged
+_SMALLEST_SIDE = 128  # pixels of an image in a sheet; smaller ones are enlarged
+_GAP = 4  # white pixels between images
+
+
+def enlarged(images_BCHW: Tensor) -> Tensor:
+    """Images by the whole factor that makes them 128 pixels or more."""
+    factor = -(-_SMALLEST_SIDE // images_BCHW.shape[-1])
+    return images_BCHW.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+
+def tiled(rows: Sequence[Tensor]) -> Tensor:
+    """(3, height, width): rows of images of one size, each (B, 3, H, W), on white."""
+    spaced = [F.pad(row_BCHW, (0, _GAP, 0, _GAP), value=1.0) for row_BCHW in rows]
+    sheet = torch.cat([torch.cat(list(row_BCHW), dim=2) for row_BCHW in spaced], dim=1)
+    return sheet[:, :-_GAP, :-_GAP]
 
 
 @torch.no_grad()
@@ -35,6 +52,4 @@ def reconstruction_grid(
     grey = torch.full_like(images, (_GREY - mean) / std)
     rows = [images, torch.lerp(images, grey, hidden_B1HW), torch.lerp(images, painted, hidden_B1HW)]
     unit = [(row * std + mean).clamp(0, 1) for row in rows]
-    sheet = torch.cat([torch.cat(list(row), dim=2) for row in unit], dim=1).cpu()
-    enlarge = -(-_SMALLEST_SIDE // side)
-    return sheet.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
+    return tiled([enlarged(row) for row in unit]).cpu()

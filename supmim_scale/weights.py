@@ -27,7 +27,13 @@ def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part, metadata)
     with open(part, "rb") as file:
         os.fsync(file.fileno())
+    open_as_folder(part)
     os.replace(part, path)
+
+
+def open_as_folder(path: Path) -> None:
+    """Let a file be read by whoever may read its folder (safetensors 0.8 lets its owner alone)."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def start_from(model: JointModel, source: str | Path) -> list[str]:

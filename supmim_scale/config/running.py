@@ -83,8 +83,8 @@ class LogConfig:
         "they are left out of images/s",
     )
     profile_steps: int = doc(3, "steps profiled after the first log line; at most log.every - 2")
-    knn_every: int = doc(0, "steps between k-NN evaluations of a part of the set; 0: none")
-    knn_images: int = doc(10_000, "training images in their bank, and most of their queries")
+    knn_every: int = doc(0, "steps between k-NN evaluations, and one after the last; 0: none")
+    knn_images: int = doc(10_000, "at most, of training images searched and of held-out ones asked")
     best: Metric | None = doc(
         None, "figure by whose highest value weights are kept as weights/best.safetensors"
     )

@@ -64,6 +64,12 @@ class World:
             dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def broadcast(self, values: torch.Tensor, source: int) -> torch.Tensor:
+        """Collective of the hosts: those of rank `source`, in place; `values` lie on the CPU."""
+        if self.world_size > 1:
+            dist.broadcast(values, source, group=self.control)
+        return values
+
     def main_first(self, make: Callable[[], T]) -> T:
         """Collective of the hosts: run `make` on rank 0, then on one rank of each other node, then
         on the rest, which find the files of those before them.

@@ -23,7 +23,7 @@ def few_shot_figures(
 
     Numbers of shots that a class cannot give are left out. Raises `UserError` where none is left.
     """
-    held_out = _unit(held_out)
+    held_out = _unit(held_out).on(world.device)
     row: dict[str, float] = {}
     for shots in SHOTS:
         draws = [draw_shots(train.labels_NL, shots, seed) for seed in range(DRAWS)]

@@ -41,12 +41,15 @@ def neighbours(
 ) -> tuple[Tensor, Tensor]:
     """(similarities in float64, places in the bank), each (Q, `k`), the nearest first.
 
-    On the bank's device. Raises `UserError` where the bank has fewer rows than `k`.
+    On the bank's device, of which no second copy is made: it is normalised in parts, anew for
+    every chunk of queries. Raises `UserError` where the bank has fewer rows than `k`.
     """
     require_bank(len(bank_ND), k)
-    bank_ND, found = _unit_bank(bank_ND, bank_ND.device), []
+    found = []
     for part_QD in queries_QD.split(max(1, chunk // len(bank_ND))):
-        found.append(_ranking(part_QD, bank_ND, k))
+        unit_QD = _unit(part_QD.to(bank_ND.device))
+        parts = [unit_QD @ _unit(rows_ND).T for rows_ND in bank_ND.split(_ROWS)]
+        found.append(_ranking(torch.cat(parts, dim=1), k))
     similar, places = zip(*found, strict=True)
     return torch.cat(similar), torch.cat(places)
 
@@ -104,7 +107,8 @@ def knn_figures(
     bank: Features, queries: Features, num_classes: int, settings: KnnSettings, world: World
 ) -> dict[str, float]:
     """Collective: k-NN top-1 and top-5, weighted and plain, recall@k (a relevant image among the
-    k nearest) and mAP of retrieval. Ranks share the queries; each holds the bank.
+    k nearest) and mAP of retrieval. Ranks share the queries; each holds the bank on its device, in
+    float64: images x width x 8 bytes.
 
     Queries without a relevant image in the bank count in top-1 alone.
     """
@@ -119,7 +123,8 @@ def knn_figures(
         for part_QD, labels_QL in zip(
             mine.features_ND.split(rows), mine.labels_NL.to(device).split(rows), strict=True
         ):
-            similar_QN, places_QN = _ranking(part_QD, bank_ND, len(bank))
+            unit_QD = _unit(part_QD.to(device))
+            similar_QN, places_QN = _ranking(unit_QD @ bank_ND.T, len(bank))
             most = max(k for k, _ in votes)
             near_QKL = bank_labels_NL[places_QN[:, :most]]
             counts = [
@@ -166,13 +171,12 @@ def _unit(rows_ND: Tensor) -> Tensor:
     return F.normalize(rows_ND.double(), dim=1)
 
 
-def _ranking(queries_QD: Tensor, unit_bank_ND: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _ranking(similar_QN: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(similarities, places) of the first `count` of the bank for each query."""
-    similar_QN = _unit(queries_QD.to(unit_bank_ND.device)) @ unit_bank_ND.T
-    places_N = torch.arange(len(unit_bank_ND), device=similar_QN.device)
+    places_N = torch.arange(similar_QN.shape[1], device=similar_QN.device)
     levels_QN = (similar_QN.clamp(-1, 1) * 2**_LEVELS).round().long()
     # One whole number a pair, whose order is that of similarity, then of the place in the bank.
     keys_QN = (levels_QN << _PLACES) + (_LAST - places_N)
-    whole = count == len(unit_bank_ND)
+    whole = count == len(places_N)
     keys_QK = (keys_QN.sort(1, descending=True) if whole else keys_QN.topk(count, dim=1)).values
     return (keys_QK >> _PLACES).double() / 2**_LEVELS, _LAST - (keys_QK & _LAST)

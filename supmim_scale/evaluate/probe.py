@@ -49,26 +49,33 @@ def probe_figures(
     train: Features, held_out: Features, num_classes: int, solver: str, world: World
 ) -> dict[str, float]:
     """Collective: top-1 and top-5 of the linear probe on `held_out`, what the sweep chose, whether
-    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum."""
+    that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum.
+
+    What is fitted (of L-BFGS a rank's share) lies on the device, if it fits, for the whole sweep.
+    """
     _require_labels(train, num_classes)
     order = np.random.default_rng(_SEED).permutation(len(train))
-    chosen_on = max(1, len(train) // _HELD_OUT)
-    fitted, kept = train.rows(order[chosen_on:]), train.rows(order[:chosen_on])
+    kept, places = np.split(order, [max(1, len(train) // _HELD_OUT)])
     values, name = (L2, "probe_l2") if solver == "lbfgs" else (LEARNING_RATES, "probe_lr")
-    scores = []
+    scores, chosen_on = [], train.rows(kept).on(world.device)
 
     def fit(rows: Features, value: float, rounds: int) -> Linear:
         if solver == "lbfgs":
             return fit_lbfgs(rows, num_classes, value, world, rounds)
         return fit_sgd(rows, num_classes, value, world)
 
+    if solver == "lbfgs":
+        places = places[world.rank :: world.world_size]
+    fitted = train.rows(places).on(world.device)
     with progress("probe", len(values) + 1, "fit", shown=world.is_main) as bar:
         for value in values:
-            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), kept, world)
+            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), chosen_on, world)
             scores.append(top1)
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
-        probe = fit(train, best, _ROUNDS)
+        del fitted
+        whole = train.share(world) if solver == "lbfgs" else train
+        probe = fit(whole.on(world.device), best, _ROUNDS)
         top1, top5 = scored(probe, held_out, world)
         bar.update()
     row = {"probe_top1": top1, "probe_top5": top5, name: best,
@@ -89,42 +96,72 @@ def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, floa
 
 
 def fit_lbfgs(
-    train: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
+    mine: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
 ) -> Linear:
     """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
 
-    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. Ranks
-    share the images and sum their gradients. Equal to scikit-learn's LogisticRegression with
-    C = 1 / (images x l2).
+    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
+    is this rank's share of the images; ranks sum their gradients. Equal to scikit-learn's
+    LogisticRegression with C = 1 / (images x l2).
+
+    L-BFGS walks in coordinates in which the curvature is about the same in all directions: features
+    of one encoder differ by orders of magnitude in theirs, and it would not arrive.
     """
-    device, width = world.device, train.features_ND.shape[1]
-    params = torch.zeros(width + 1, num_classes, dtype=torch.float64, device=device)
-    params.requires_grad_()
-    mine, loss_of = train.share(world), _loss(train.labels_NL)
-    shift_D, unit_D = _plain(width, device)
+    device = world.device
+    mean_D, root_DD, images = _curvature(mine, l2, world)
+    walked = torch.zeros(len(mean_D) + 1, num_classes, dtype=torch.float64, device=device)
+    walked.requires_grad_()
+    loss_of, slope = _loss(mine.labels_NL), torch.zeros_like(walked)
+
+    def weights() -> Tensor:
+        weight_DK = torch.linalg.solve_triangular(root_DD.T, walked.detach()[:-1], upper=True)
+        return torch.cat([weight_DK, walked.detach()[-1:]])
 
     def closure() -> Tensor:
+        params = weights().requires_grad_()
         total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
         for x_BD, labels_BL in _chunks(mine):
-            logits_BK = x_BD.to(device).double() @ params[:-1] + params[-1]
-            loss = loss_of(logits_BK, labels_BL.to(device)) / len(train)
-            (slope,) = torch.autograd.grad(loss, params)
-            total += torch.cat([loss.detach().view(1), slope.flatten()])
+            logits_BK = (x_BD.to(device).double() - mean_D) @ params[:-1] + params[-1]
+            loss = loss_of(logits_BK, labels_BL.to(device)) / images
+            (part,) = torch.autograd.grad(loss, params)
+            total += torch.cat([loss.detach().view(1), part.flatten()])
         world.sum(total)
         decay = params.detach().clone()
         decay[-1] = 0
-        params.grad = total[1:].view_as(params) + l2 * decay
+        slope.copy_(total[1:].view_as(params) + l2 * decay)
+        steep_DK = torch.linalg.solve_triangular(root_DD, slope[:-1], upper=False)
+        walked.grad = torch.cat([steep_DK, slope[-1:]])
         return total[0] + l2 / 2 * decay.square().sum()
 
     optimizer = torch.optim.LBFGS(
-        [params], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
+        [walked], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
     optimizer.step(closure)
-    fitted = params.detach()
     closure()  # the line search may have asked last beside the point it took
-    assert params.grad is not None
-    return Linear(fitted[:-1], fitted[-1], shift_D, unit_D, params.grad.abs().max().item())
+    fitted = weights()
+    return Linear(
+        fitted[:-1], fitted[-1], mean_D, torch.ones_like(mean_D), slope.abs().max().item()
+    )
+
+
+def _curvature(mine: Features, l2: float, world: World) -> tuple[Tensor, Tensor, float]:
+    """Collective: (mean of the features, lower root of a quarter of their covariance + l2, their
+    number): what the loss of two classes curves like where nothing is known yet."""
+    device, width = world.device, mine.features_ND.shape[1]
+    sums = torch.zeros(width + 1, dtype=torch.float64, device=device)
+    for x_BD, _ in _chunks(mine):
+        sums[:-1] += x_BD.to(device).double().sum(0)
+    sums[-1] = len(mine)
+    *_, images = world.sum(sums).tolist()
+    mean_D = sums[:-1] / images
+    squares_DD = torch.zeros(width, width, dtype=torch.float64, device=device)
+    for x_BD, _ in _chunks(mine):
+        off_BD = x_BD.to(device).double() - mean_D
+        squares_DD += off_BD.T @ off_BD
+    world.sum(squares_DD)
+    squares_DD.mul_(0.25 / images).diagonal().add_(l2)
+    return mean_D, torch.linalg.cholesky(squares_DD), images
 
 
 def fit_sgd(
@@ -194,11 +231,6 @@ def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
     parts = features.features_ND.split(_ROWS), features.labels_NL.split(_ROWS)
     return list(zip(*parts, strict=True))
-
-
-def _plain(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    zeros_D = torch.zeros(width, dtype=torch.float64, device=device)
-    return zeros_D, torch.ones_like(zeros_D)
 
 
 def _require_labels(train: Features, num_classes: int) -> None:

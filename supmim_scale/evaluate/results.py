@@ -16,6 +16,8 @@ FOLDER = "eval"
 # What a figure is of: rows that differ in one of these are no parts of one row.
 IDENTITY = ("weights_digest", "weights_file", "steps_done", "precision", "image_size", "eval_crop",
             "split", "set_digest", "train_set_digest", "segment_set")  # fmt: skip
+# Figures that are measured together: those of another call's settings do not stand beside them.
+_TOGETHER = ("knn_", "probe_", "few_shot")
 
 
 class Results:
@@ -71,9 +73,12 @@ class Results:
 
 def merged(kept: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """`row` with the figures of `kept` that it has not, if both are of the same weights and sets;
-    else `row` alone."""
+    else `row` alone. Of a measure that `row` has, it keeps nothing: a probe has one solver."""
     same = all(kept[name] == row[name] for name in IDENTITY if name in kept and name in row)
-    return kept | row if same and "weights_digest" in kept else row
+    if not same or "weights_digest" not in kept:
+        return row
+    anew = tuple(start for start in _TOGETHER if any(name.startswith(start) for name in row))
+    return {name: value for name, value in kept.items() if not name.startswith(anew)} | row
 
 
 def _kept(path: Path) -> dict[str, Any]:

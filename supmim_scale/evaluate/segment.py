@@ -1,7 +1,8 @@
 """Semantic segmentation with a linear head on patch features: mIoU by sliding windows.
 
 The encoder is frozen, or with `finetune` trained with the head. The head is trained on random
-crops; images are scored at their own size. Head, steps, rates and scales are ours.
+crops. For windows an image's shorter side is that of the model; its logits are brought back to the
+size that the mask has, and scored there. Head, steps, rates and scales are ours.
 """
 
 import math
@@ -26,6 +27,7 @@ _SEED, _SCALES = 0, (1.0, 2.0)  # the shorter side of a training image, in crops
 _LR, _ENCODER_LR, _DECAY = 1e-3, 5e-5, 1e-4
 _WINDOWS = 16  # a forward
 _SHOWN = 6
+_CELL, _EDGE = (152, 200), 8  # of the picture, in pixels
 
 
 @dataclass(frozen=True)
@@ -241,13 +243,35 @@ def _gradient(param: Tensor) -> Tensor:
 
 
 def _sheet(held_out: MaskedImages, place: int, mask_HW: Tensor, predicted_HW: Tensor) -> Tensor:
-    """Image, truth and prediction side by side, 128 pixels high and 192 wide each."""
+    """Image, truth and prediction side by side, these in Pascal VOC's colours on the grey image;
+    unlabelled is white."""
     image_CHW = torch.from_numpy(np.asarray(held_out.image(place), dtype=np.float32) / 255)
     image_CHW = image_CHW.permute(2, 0, 1)
-    colours = torch.from_numpy(np.random.default_rng(_SEED).uniform(0.1, 0.9, (256, 3))).float()
+    grey_CHW, colours = image_CHW.mean(0, keepdim=True).expand(3, -1, -1), _colours()
+    shown = [image_CHW]
+    for classes_HW in (mask_HW, predicted_HW):
+        values_HW = torch.where(classes_HW == IGNORE, IGNORE, classes_HW + held_out.first)
+        shown.append(torch.lerp(grey_CHW, colours[values_HW].permute(2, 0, 1), 0.6))
+    return torch.cat([_in_cell(picture_CHW) for picture_CHW in shown], dim=2)
+
+
+def _in_cell(picture_CHW: Tensor) -> Tensor:
+    """As large as it fits in the middle of a white cell, its sides in proportion."""
+    sides = picture_CHW.shape[1:]
+    scale = min((cell - _EDGE) / side for cell, side in zip(_CELL, sides, strict=True))
+    size = [max(1, round(side * scale)) for side in sides]
+    fitted = F.interpolate(picture_CHW.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
+    top, left = ((cell - side) // 2 for cell, side in zip(_CELL, size, strict=True))
+    white = torch.ones(3, *_CELL)
+    white[:, top : top + size[0], left : left + size[1]] = fitted
+    return white
+
+
+def _colours() -> Tensor:
+    """(256, 3) in [0, 1]: the colours of VOC's own masks, whose bits are those of the class, the
+    lowest first."""
+    values = torch.arange(IGNORE + 1).unsqueeze(1)
+    bits = [((values >> (3 * bit + torch.arange(3))) & 1) << (7 - bit) for bit in range(3)]
+    colours = torch.stack(bits).sum(0) / 255
     colours[IGNORE] = 1.0
-    painted = [
-        torch.lerp(image_CHW, colours[m].permute(2, 0, 1), 0.6) for m in (mask_HW, predicted_HW)
-    ]
-    stack = torch.stack([image_CHW, *painted])
-    return torch.cat(list(F.interpolate(stack, size=(128, 192), mode="bilinear")), dim=2)
+    return colours

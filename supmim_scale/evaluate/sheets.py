@@ -15,10 +15,10 @@ from supmim_scale.evaluate.subject import Subject
 from supmim_scale.inputs import view_settings
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.targets import CodebookTarget, PatchTarget, PixelTarget, VqganTarget
-from supmim_scale.pictures import reconstruction_grid
+from supmim_scale.pictures import enlarged, reconstruction_grid, tiled
 from supmim_scale.weights import load_exactly, read_weights
 
-_QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 3
+_QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 5
 _GREEN, _RED, _WHITE = (0.1, 0.7, 0.2), (0.85, 0.1, 0.1), (1.0, 1.0, 1.0)
 
 
@@ -39,8 +39,8 @@ def neighbour_sheet(
         frames = [_GREEN if good else _RED for good in good_1K[0].tolist()]
         images = [asked[place], *shown[place * count : (place + 1) * count]]
         framed = [_framed(i, c) for i, c in zip(images, [_WHITE, *frames], strict=True)]
-        rows.append(torch.cat(framed, dim=2))
-    return torch.cat(rows, dim=1)
+        rows.append(torch.stack(framed))
+    return tiled(rows)
 
 
 def require_decoder(subject: Subject) -> None:
@@ -95,7 +95,7 @@ def _images(subject: Subject, dataset: Dataset, ids: NDArray[np.int64]) -> Tenso
     settings = view_settings(subject.config, cpu, decoder="cpu")
     batches = evaluation_batches(dataset, settings, batch=_QUERIES, device=cpu, ids=ids)
     images_BCHW = torch.cat([batch.images_BCHW for batch in batches])
-    return (images_BCHW * data.std + data.mean).clamp(0, 1)
+    return enlarged((images_BCHW * data.std + data.mean).clamp(0, 1))
 
 
 def _framed(image_CHW: Tensor, colour: tuple[float, float, float]) -> Tensor:

@@ -17,7 +17,7 @@ from supmim_scale.export.onnx_file import require_onnx, write_onnx
 from supmim_scale.export.parity import FP32, Parity, compare
 from supmim_scale.models.encoder import save_timm_folder
 from supmim_scale.models.pretrained import open_folder
-from supmim_scale.weights import last_weights, load_encoder
+from supmim_scale.weights import last_weights, load_encoder, open_as_folder
 
 _SEED = 0
 
@@ -73,6 +73,7 @@ def _write(
     _, arguments = assemble.encoder_arguments(config)
     save_timm_folder(encoder, arguments, folder, mean=data.mean, std=data.std, crop=data.eval_crop)
     images_BCHW = _images(config)
+    open_as_folder(folder / "model.safetensors")
     parities = [compare("timm", encoder, open_folder(folder).eval(), images_BCHW, FP32)]
     if settings.onnx:
         parities.append(write_onnx(encoder, images_BCHW, folder / "model.onnx"))

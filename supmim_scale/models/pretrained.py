@@ -1,5 +1,8 @@
 """Models that timm names, and folders and files as timm writes them, for evaluation."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,8 @@ def is_named(name: str) -> bool:
 
 def advice(name: str) -> str:
     """Models of timm with a name like this one."""
-    return did_you_mean(name, [*timm.list_models(f"{name.split('_')[0]}*"), "vit_*"][:200])
+    alike = timm.list_models(f"{name.split('_')[0]}*")[:200]
+    return did_you_mean(name, alike) if alike else "timm.list_models() lists the names"
 
 
 def open_named(name: str, image_size: int | None = None) -> nn.Module:
@@ -45,7 +49,8 @@ def open_named(name: str, image_size: int | None = None) -> nn.Module:
 
     Raises `UserError` where they cannot be had.
     """
-    return _created(name, name, image_size, pretrained=True)
+    with _quiet_hub():
+        return _created(name, name, image_size, pretrained=True)
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> nn.Module:
@@ -107,13 +112,27 @@ def file_name_of(name: str) -> str:
 
 def _created(name: str, where: str, image_size: int | None, **options: Any) -> nn.Module:
     sized = {} if image_size is None else {"img_size": image_size}
+    fix = "check the name, the file and what it was written from"
+    if options["pretrained"] and name == where:
+        fix = "check the name and the network, or name a folder or file that is here"
     try:
         model: nn.Module = timm.create_model(name, **sized, **options)
     except Exception as error:  # timm, the hub and safetensors raise what they like
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             where, f"a model that timm cannot open ({what})",
-            "weights that belong to their architecture, whole and at hand",
-            "check the name, the file and, for names, the network",
+            "weights that belong to their architecture, whole and at hand", fix,
         ) from None  # fmt: skip
     return model
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without a network the hub warns twelve times in a minute before it says so by an error."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)

@@ -1,6 +1,7 @@
 """k-NN and the best weights while a run trains, on a schedule of their own."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from eval_fixture import ALONE
 
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
+from supmim_scale.evaluate.online import online_knn
+from supmim_scale.metrics import StepClock
 from supmim_scale.opening import Start
 from supmim_scale.run import build_run
 from supmim_scale.stopping import Stopper
@@ -47,6 +50,19 @@ def test_knn_has_its_own_schedule_and_changes_no_step(shards, tmp_path):
     assert (best["steps_done"], best["value"]) == (highest["steps_done"], highest["knn_top1"])
     _, facts = read_weights(tmp_path / "with/weights/best.safetensors")
     assert facts["steps_done"] == str(highest["steps_done"])
+
+
+def test_evaluation_is_left_out_of_the_throughput_clock(shards, tmp_path, monkeypatch):
+    pauses, knn = [], online_knn
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        return knn(*arguments)
+
+    monkeypatch.setattr("supmim_scale.train.online_knn", slow)
+    monkeypatch.setattr(StepClock, "paused", lambda _, seconds: pauses.append(seconds))
+    trained(tmp_path / "run", shards, "log.knn_every=3", "log.knn_images=20")
+    assert [seconds > 0.3 for seconds in pauses] == [False, False, True, True]  # one a step
 
 
 def test_the_best_is_replaced_by_a_better_one_alone(tmp_path):

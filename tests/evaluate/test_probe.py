@@ -4,10 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from eval_fixture import ALONE, features_of
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from supmim_scale.errors import UserError
+from supmim_scale.evaluate.features import Features
 from supmim_scale.evaluate.few_shot import draw_shots, few_shot_figures, fit_ridge
 from supmim_scale.evaluate.probe import fit_lbfgs, fit_sgd, one_hot, probe_figures, scored
 
@@ -31,6 +33,22 @@ def test_the_probe_is_scikit_learns_logistic_regression(l2):
         reference.predict(held_out.features_ND.double().numpy()) == held_out.labels_NL[:, 0].numpy()
     )
     assert top1 == right.mean()
+
+
+def test_features_of_unequal_scales_do_not_keep_the_probe_from_its_minimum():
+    """A thousand rounds in the features' own coordinates leave a gradient of 0.1."""
+    train = features_of(200, seed=10, spread=0.5)
+    scales_D = torch.logspace(-2, 2, 12)
+    given = Features(train.ids_N, train.labels_NL, train.features_ND * scales_D + 5)
+    x, y = given.features_ND.double().numpy(), train.labels_NL[:, 0].numpy()
+    probe = fit_lbfgs(given, 4, 1e-4, ALONE, rounds=100)
+    assert probe.gradient <= 1e-6
+    reference = LogisticRegression(C=1 / (len(x) * 1e-4), solver="newton-cholesky", tol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference.fit(x, y)
+    ours = probe.logits(given.features_ND).softmax(1).numpy()
+    assert np.abs(ours - reference.predict_proba(x)).max() < 1e-6
 
 
 def test_the_probe_of_several_labels_is_a_regression_a_class():

@@ -67,7 +67,7 @@ def test_a_linear_head_learns_what_patches_tell(layout, finetune, run_dir, tmp_p
     assert row[f"{name}_miou"] > 0.5
     assert "top1" not in row  # segmentation alone needs no classified images
     with Image.open(run_dir / "eval/segmentation.png") as picture:
-        assert picture.size == (3 * 192, 6 * 128)
+        assert picture.size == (3 * 200, 6 * 152)
 
 
 def test_a_frozen_encoder_stays_as_it_was(run_dir, tmp_path):

@@ -24,6 +24,8 @@ def test_an_export_is_a_folder_that_timm_and_the_hub_read(cli, run_dir, tmp_path
     code, _, _ = cli("export", run_dir, tmp_path / "out")
     assert code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
+    readable = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert len(readable) == 1  # the weights are not their owner's alone
     model = opened(tmp_path / "out")
     given, _ = read_weights(run_dir / "weights/step-00000004.safetensors")
     for name, tensor in model.state_dict().items():

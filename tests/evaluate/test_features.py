@@ -1,0 +1,44 @@
+"""Features of a set: every image once, in the order of ids, without a second copy."""
+
+import numpy as np
+import torch
+from eval_fixture import ALONE, features_of
+
+from supmim_scale.data.loader import Batch
+from supmim_scale.engine.world import World
+from supmim_scale.evaluate.features import cached, extract
+
+
+def batches(*ids):
+    for part in ids:
+        ids_B = np.array(part)
+        rows_B1 = torch.from_numpy(ids_B).float().unsqueeze(1)
+        yield Batch(rows_B1, torch.from_numpy(ids_B % 3).unsqueeze(1), ids_B, np.zeros_like(ids_B))
+
+
+def test_images_stand_in_the_order_of_their_ids_and_what_was_left_out_is_not_there():
+    for given in (([0, 1, 3], [5, 6]), ([6, 5], [3], [0, 1])):
+        found = extract(lambda x: x.expand(-1, 4).bfloat16(), batches(*given), ALONE, 7, "x")
+        assert found.ids_N.tolist() == [0, 1, 3, 5, 6]
+        assert found.labels_NL[:, 0].tolist() == [0, 1, 0, 2, 0]
+        assert found.features_ND.dtype == torch.float32
+        assert torch.equal(found.features_ND[:, 3], torch.tensor([0.0, 1, 3, 5, 6]))
+
+
+def test_a_share_is_a_view_and_shares_are_disjoint_and_complete():
+    whole = features_of(11, seed=0)
+    shares = [whole.share(World(rank, rank, 3, ALONE.device, "none")) for rank in range(3)]
+    assert sorted(np.concatenate([share.ids_N for share in shares])) == list(range(11))
+    storage = whole.features_ND.untyped_storage().data_ptr()
+    for share in shares:
+        assert share.features_ND.untyped_storage().data_ptr() == storage
+        assert torch.equal(share.features_ND, whole.features_ND[share.ids_N])
+
+
+def test_what_is_kept_is_mapped_and_not_held_twice(tmp_path):
+    made = features_of(9, seed=1)
+    first = cached(tmp_path, {"a": 1}, ALONE, lambda: made)
+    again = cached(tmp_path, {"a": 1}, ALONE, lambda: None)
+    for found in (first, again):
+        assert torch.equal(found.features_ND, made.features_ND)
+        assert found.features_ND.data_ptr() != made.features_ND.data_ptr()
