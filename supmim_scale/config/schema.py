@@ -2,7 +2,8 @@
 
 A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data`, `augment` and `seed` may
 change the result and are hashed into the digest that names the experiment; `engine`, `input`,
-`log`, `checkpoint` and `watch` say how and where it runs and must not change it (beyond rounding). `experiment.py` has the first half, `running.py` the second.
+`log`, `checkpoint` and `watch` say how and where it runs and must not change it (beyond rounding).
+`experiment.py` has the first half, `running.py` the second.
 """
 
 from dataclasses import dataclass
