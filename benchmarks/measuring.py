@@ -228,13 +228,30 @@ def machine_state(device: torch.device) -> Iterator[Row]:
         "-i", f"GPU-{torch.cuda.get_device_properties(device).uuid}",
     ]  # fmt: skip
     try:
-        asking = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        asking = subprocess.Popen(query, stdout=pipe, stderr=pipe, text=True)
     except OSError as error:
         yield row | {"power_reason": f"nvidia-smi: {error.strerror}"}
         return
     yield row
-    answer = asking.communicate()[0].split(",")
-    row |= {name: _number(word) for name, word in zip(row, answer, strict=False)}
+    row |= gpu_columns(asking.communicate(), asking.returncode)
+
+
+def gpu_columns(told: tuple[str, str], code: int) -> Row:
+    """The columns in nvidia-smi's (output, errors), and in `power_reason` why some are null."""
+    if code:
+        lines = [line for text in reversed(told) for line in text.splitlines() if line.strip()]
+        why = lines[0].strip() if lines else f"exit code {code}"
+        return dict.fromkeys(_GPU_COLUMNS.values()) | {"power_reason": f"nvidia-smi: {why}"}
+    words = [word.strip() for word in told[0].split(",")]
+    words += ["nothing"] * (len(_GPU_COLUMNS) - len(words))
+    row = dict(zip(_GPU_COLUMNS.values(), map(_number, words), strict=True))
+    missing = [
+        f"{word} of {name}"
+        for (name, value), word in zip(row.items(), words, strict=True)
+        if value is None
+    ]
+    return row | {"power_reason": f"nvidia-smi says {', '.join(missing)}" if missing else None}
 
 
 def cpu_clock_mhz() -> float | None:

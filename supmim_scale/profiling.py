@@ -168,12 +168,18 @@ class StepProfiler:
     def __init__(self, folder: Path | None, start: int, steps: int) -> None:
         self._folder, self._start, self._steps = folder, start, steps
         self._running: tuple[profile, ClockMark, float] | None = None
+        self._last = 0
 
     def step(self, steps_done: int, clock: StepClock) -> Profile | None:
         """Begin or end where it is time; what was found, once its files are written.
 
-        Waits for the device where it begins and ends.
+        Waits for the device where it begins and ends. A run that was rolled back meanwhile is
+        profiled anew: the steps were not in a row, and the clock may have been read between them.
         """
+        if self._running and steps_done <= self._last:
+            self._discard(clock)
+            self._start = steps_done
+        self._last = steps_done
         if self._folder is None or steps_done < self._start:
             return None
         if self._running is None:
@@ -192,6 +198,15 @@ class StepProfiler:
         self._folder = None
         clock.paused(time.perf_counter() - ended)
         return found
+
+    def _discard(self, clock: StepClock) -> None:
+        assert self._running is not None
+        profiler, mark, _ = self._running
+        begun = time.perf_counter()
+        clock.go_back(mark)
+        profiler.stop()
+        self._running = None
+        clock.paused(time.perf_counter() - begun)
 
 
 def profiled_from(begun: int, num_steps: int, every: int, steps: int) -> int | None:
@@ -237,7 +252,12 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def timed(step: Callable[[], Any]) -> tuple[profile, float]:
-    """A stopped profiler of one call of `step`, and the seconds it took; waits for the device."""
+    """A stopped profiler of the second of two calls of `step`, and the seconds it took; waits for
+    the device. The first is thrown away: a process's first profiler sets itself up meanwhile."""
+    warming = start_profiler()
+    step()
+    _wait_for_device()
+    warming.stop()
     profiler = start_profiler()
     started = time.perf_counter()
     step()

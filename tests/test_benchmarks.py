@@ -228,3 +228,25 @@ def test_the_shapes_of_a_model_hold_its_flops():
     )
     embedding = 2 * 4 * 64 * 3 * 16**2  # patches x width x values: a convolution, no product
     assert flops == 2 * (our_flops(config, JOB["micro_batch"]).model - 2 * embedding)
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "reason"),
+    [
+        (("1980, 2619, 512.3, 700.00, 41\n", ""), 0, None),
+        (("1980, 2619, [N/A], 700.00, 41\n", ""), 0, "nvidia-smi says [N/A] of power_w"),
+        (("1980\n", ""), 0, "nvidia-smi says nothing of memory_clock_mhz, nothing of power_w"),
+        (("", "Failed to initialize NVML\nmore\n"), 9, "nvidia-smi: Failed to initialize NVML"),
+        (("No devices were found\n", ""), 6, "nvidia-smi: No devices were found"),
+        (("", ""), 12, "nvidia-smi: exit code 12"),
+    ],
+    ids=["all", "one not available", "cut short", "an error", "an answer on stdout", "silent"],
+)
+def test_a_column_of_nvidia_smi_without_a_value_has_its_reason(told, code, reason):
+    measuring = importlib.import_module("measuring")
+    row = measuring.gpu_columns(told, code)
+    assert set(row) == {*measuring._GPU_COLUMNS.values(), "power_reason"}
+    told_reason = row.pop("power_reason")
+    assert (told_reason or "").startswith(reason or "")
+    assert (told_reason is None) == (None not in row.values())
+    assert code or row["sm_clock_mhz"] == 1980

@@ -8,7 +8,7 @@ trace of the whole model.
 from dataclasses import dataclass, replace
 
 from supmim_scale.config import RunConfig
-from supmim_scale.planner.trace import Numerics, Trace, fake_trace
+from supmim_scale.planner.trace import Gradient, Numerics, Trace, fake_trace
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,19 @@ def _extended(first: Trace, second: Trace, period: int, deep: int) -> Trace:
     depth = len(first.done)
     half, periods = depth // 2, (deep - depth) / period
     places = [*range(1, half + 1), *range(deep - depth + half + 1, deep + 1)]
-    peaks = second.block_peaks
-    aligned = [*peaks[:half], *peaks[len(peaks) - depth + half :]]
+
+    def aligned(values: tuple[int, ...]) -> tuple[int, ...]:
+        return values[:half] + values[len(values) - depth + half :]
+
     return Trace(
         saved=_line(first.saved, second.saved, periods),
         logits=_line(first.logits, second.logits, periods),
         forward_peak=_line(first.forward_peak, second.forward_peak, periods),
         outer_peak=_line(first.outer_peak, second.outer_peak, periods),
-        block_peaks=tuple(
-            _line(a, b, periods) for a, b in zip(first.block_peaks, aligned, strict=True)
-        ),
+        block_peaks=_lines(first.block_peaks, aligned(second.block_peaks), periods),
         done=tuple(place / deep for place in places),
+        outer=_gradients(first.outer, second.outer, periods),
+        block_lives=_lines(first.block_lives, aligned(second.block_lives), periods),
     )
 
 
@@ -81,11 +83,24 @@ def _between(low: Trace, high: Trace, share: float) -> Trace:
         logits=_line(low.logits, high.logits, share),
         forward_peak=_line(low.forward_peak, high.forward_peak, share),
         outer_peak=_line(low.outer_peak, high.outer_peak, share),
-        block_peaks=tuple(
-            _line(a, b, share) for a, b in zip(low.block_peaks, high.block_peaks, strict=True)
-        ),
+        block_peaks=_lines(low.block_peaks, high.block_peaks, share),
         done=low.done,
+        outer=_gradients(low.outer, high.outer, share),
+        block_lives=_lines(low.block_lives, high.block_lives, share),
     )
+
+
+def _gradients(
+    first: tuple[Gradient, ...], second: tuple[Gradient, ...], share: float
+) -> tuple[Gradient, ...]:
+    return tuple(
+        Gradient(a.num_values, _line(a.peak, b.peak, share), _line(a.live, b.live, share))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _lines(first: tuple[int, ...], second: tuple[int, ...], share: float) -> tuple[int, ...]:
+    return tuple(_line(a, b, share) for a, b in zip(first, second, strict=True))
 
 
 def _line(first: float, second: float, share: float) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+from supmim_scale.planner.reduction import Moment, Reduction
 from supmim_scale.planner.sharding import ModelSize, Sharding
 from supmim_scale.planner.states import BF16, FP32, engine_states, late_gradients
 from supmim_scale.planner.trace import Trace
@@ -68,21 +69,24 @@ def memory_of(
     at_step = states.total
     if are_gradients_traced:
         states = replace(states, gradients=0.0)
-    late = late_gradients(states.gradients, sharding.stage, sharding.precision, accumulation)
-    outer_share = 1 - size.encoder_params / size.num_params
-    traced, filled = activations.fullest(late, outer_share)
     after, standing = bucket_bytes(size, sharding)
     rest = inputs + dali_pool + (standing / 2 if sharding.stage == 3 else 0.0)
+    if sharding.stage == 2 and not sharding.offloads_optimizer:
+        fullest = Reduction(size, sharding, ranks).fullest(activations, accumulation)
+    else:
+        late = late_gradients(states.gradients, sharding.stage, sharding.precision, accumulation)
+        traced, filled = activations.fullest(late, 1 - size.encoder_params / size.num_params)
+        fullest = Moment(traced, states.gradients - late + filled, standing)
     step = step_bytes(size, sharding, ranks)
     return Memory(
         parameters=states.parameters,
         masters=states.masters,
-        gradients=states.gradients - late + filled,
+        gradients=fullest.gradients,
         optimizer=states.optimizer,
         ema=states.ema,
         gathered=gathered_bytes(size, sharding, ranks),
-        buckets=standing,
-        activations=traced - activations.logits,
+        buckets=fullest.buckets,
+        activations=fullest.traced - activations.logits,
         logits=activations.logits,
         inputs=inputs,
         dali_pool=dali_pool,
@@ -93,8 +97,11 @@ def memory_of(
 
 def step_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
     """Temporaries of the optimizer's step: stage 3 copies the shard's gradient."""
-    copies = sharding.stage == 3 and not sharding.offloads_optimizer
-    return FP32 * size.num_params / ranks if copies else 0.0
+    if sharding.offloads_optimizer or sharding.stage not in (2, 3):
+        return 0.0
+    if sharding.stage == 2:
+        return Reduction(size, sharding, ranks).step_bytes()
+    return FP32 * size.num_params / ranks
 
 
 def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:

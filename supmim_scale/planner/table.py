@@ -5,6 +5,7 @@ from supmim_scale.planner.fit import limit_bytes
 from supmim_scale.planner.measured import error_lines, rows_of
 from supmim_scale.planner.plan import Plan, Ranked, Scaled
 from supmim_scale.planner.speed import flops_of
+from supmim_scale.planner.tiles import tile_line
 from supmim_scale.units import duration, gib, si
 
 
@@ -50,6 +51,8 @@ def assumptions(plan: Plan) -> list[str]:
     engine = plan.planned.config.engine
     if engine.compile or engine.fp8 != "none":
         lines.append("compiled blocks and fp8 are planned as eager bf16 is")
+    if tiles := tile_line(plan.planned.config):
+        lines.append(tiles)
     if plan.planned.config.mim.target == "vqgan":
         lines.append("the frozen VQGAN's own memory and time are not counted")
     if sharding.offloads_optimizer or sharding.offloads_parameters:

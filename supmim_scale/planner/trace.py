@@ -24,13 +24,24 @@ from supmim_scale.planner.live import LiveBytes, is_logits_of, storages_bytes
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """Of a parameter: the peak since the last one, and what is alive with it when it is whole."""
+
+    num_values: int
+    peak: int
+    live: int
+
+
+@dataclass(frozen=True)
 class Trace:
     """Bytes beyond parameters and inputs.
 
     `saved`: alive between forward and backward; `logits`: of these, of the class head's shape;
     `forward_peak`; `outer_peak`: backward before the encoder's blocks; `block_peaks`: backward of
     each block, in the order of execution; `done`: share of the encoder's blocks that backward has
-    behind it after each.
+    behind it after each. `outer`: gradients that become whole before the encoder's blocks, the
+    last of no values for where these begin; `block_lives`: the most that is alive when a block's
+    gradient is whole. Both are there only where gradients are thrown away.
     """
 
     saved: int
@@ -39,6 +50,8 @@ class Trace:
     outer_peak: int
     block_peaks: tuple[int, ...]
     done: tuple[float, ...]
+    outer: tuple[Gradient, ...]
+    block_lives: tuple[int, ...]
 
     @property
     def peak(self) -> int:
@@ -119,23 +132,55 @@ def trace(model: JointModel, arguments: tuple[Any, ...], numerics: Numerics, pol
     inputs = input_tensors(arguments)
     live = LiveBytes(is_logits_of(len(inputs[0]), model.encoder.num_classes))
     live.ignore([*model.parameters(), *model.buffers(), *inputs])
-    peaks: list[int] = []
+    phases = _Phases(live)
     casts = autocast_bf16("cpu", policy, enabled=numerics.autocast)
     kernel = attention_kernel("math" if numerics.is_attention_plain else "torch")
-    with (
-        kernel,
-        _gradients(model, numerics),
-        _marked(model, lambda: peaks.append(live.restart_peak())),
-    ):
+    with kernel, _gradients(model, numerics, phases.gradient), _marked(model, phases.block):
         with live, casts:
             output = model(*arguments)
         saved, logits, forward_peak = live.live, live.apart, live.restart_peak()
         with live:
             output.loss.backward()  # the engines, too, hold the whole output until backward is over
     depth = len(model.encoder.blocks)
-    outer, *blocks = [*peaks, live.peak]
+    phases.end()
+    outer, *blocks = phases.peaks
     done = tuple((place + 1) / depth for place in range(depth))
-    return Trace(saved, logits, forward_peak, outer, tuple(blocks), done)
+    lives = tuple(phases.lives[1:])
+    return Trace(
+        saved, logits, forward_peak, outer, tuple(blocks), done, tuple(phases.outer), lives
+    )
+
+
+class _Phases:
+    """Peaks of backward: before the encoder's blocks, and of each of them."""
+
+    def __init__(self, live: LiveBytes) -> None:
+        self._live = live
+        self.peaks, self.lives = [0], [0]
+        self.outer: list[Gradient] = []
+
+    def block(self) -> None:
+        """Backward enters a block of the encoder."""
+        self._note(0)
+        self.peaks.append(0)
+        self.lives.append(0)
+
+    def gradient(self, param: Tensor) -> None:
+        """A gradient is whole: it is thrown away."""
+        self._note(param.numel())
+        param.grad = None
+        self._live.restart_peak()
+
+    def end(self) -> None:
+        """Backward is over."""
+        self.peaks[-1] = max(self.peaks[-1], self._live.restart_peak())
+
+    def _note(self, num_values: int) -> None:
+        live, peak = self._live.live, self._live.restart_peak()
+        self.peaks[-1] = max(self.peaks[-1], peak)
+        self.lives[-1] = max(self.lives[-1], live)
+        if len(self.peaks) == 1:
+            self.outer.append(Gradient(num_values, peak, live))
 
 
 def input_tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -179,12 +224,10 @@ def _marked(model: JointModel, mark: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _gradients(model: JointModel, numerics: Numerics) -> Iterator[None]:
-    """A gradient is thrown away once it is whole, unless it is kept."""
-
-    def drop(param: Tensor) -> None:
-        param.grad = None
-
+def _gradients(
+    model: JointModel, numerics: Numerics, drop: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """`drop` is called with a parameter whose gradient is whole, unless it is kept."""
     params = [] if numerics.keeps_gradients else list(model.parameters())
     handles = [param.register_post_accumulate_grad_hook(drop) for param in params]
     yield

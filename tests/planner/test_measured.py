@@ -1,4 +1,4 @@
-"""Predicted memory is that of a run: the benchmark, on one process of plain PyTorch."""
+"""Predicted memory is that of a run: the benchmark, plain in one process and at ZeRO-2 in two."""
 
 import pytest
 import torch
@@ -55,3 +55,23 @@ def test_a_head_larger_than_all_blocks_is_predicted_too_and_a_timeline_has_the_p
     assert sum(row["measured_bytes"].values()) == row["measured_peak_bytes"]
     tops = [sum(point.values()) - point["operation"] for point in row["timeline"]]
     assert max(tops) == row["measured_peak_bytes"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
+@pytest.mark.parametrize(
+    ("precision", "accumulation", "bucket"),
+    [("bf16", 1, 1_000_000), ("bf16", 1, 5_000_000), ("fp32", 2, 1_000_000)],
+    ids=["beyond the bucket", "within the bucket", "beyond, fp32, accumulated"],
+)
+def test_at_stage_2_a_head_is_predicted_on_either_side_of_the_bucket(
+    benchmark, tmp_path, precision, accumulation, bucket
+):
+    row = benchmark.measured({
+        "model": "vit_ti16,depth=4,num_classes=21841", "layout": "clean_and_masked", "stage": 2,
+        "policy": "full", "image_size": 64, "micro_batch": 8, "ranks": 2, "precision": precision,
+        "accumulation": accumulation, "reduce_bucket": bucket, "timeline": False,
+        "snapshots": str(tmp_path), "overrides": [],
+    })  # fmt: skip
+    assert "error" not in row, row["error"]
+    assert row["fullest_phase"] == "backward"
+    assert abs(row["peak_error"]) < 0.05
