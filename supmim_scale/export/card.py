@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from supmim_scale import assemble
 from supmim_scale.checksums import sha256_of
 from supmim_scale.config import RunConfig, as_yaml
 from supmim_scale.evaluate.results import IDENTITY
@@ -28,7 +29,7 @@ def write_card(
     parities: Sequence[Parity],
 ) -> None:  # fmt: skip
     """Write `README.md` beside the weights in `folder`, with the metadata the hub reads."""
-    model, data = config.model, config.data
+    model, data, shape = config.model, config.data, assemble.encoder_geometry(config)
     run = _read(run_dir / "run.json")
     lines = [
         "---", "library_name: timm", "tags:", "- image-classification", "- timm", "---", "",
@@ -36,7 +37,8 @@ def write_card(
         "```python", "import timm",
         "model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()", "```", "",
         "| | |", "|---|---|",
-        f"| encoder | {model.name}, {model.image_size} px, {model.num_classes} classes |",
+        f"| encoder | {model.name}: width {shape.width}, {shape.depth} blocks, patches of "
+        f"{shape.patch_size}; {model.image_size} px, {model.num_classes} classes |",
         f"| weights | {facts.get('weights', 'unknown')}, step {facts.get('steps_done', 'unknown')},"
         f" `{weights.name}` |",
         f"| trained on | {data.name} |",
