@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from supmim_scale.checksums import sha256_of
 from supmim_scale.engine.pieces import Piece
 from supmim_scale.errors import UserError
+from supmim_scale.tensor_files import write_tensors
 from supmim_scale.units import gib
 
 MANIFEST, LATEST = "checkpoint.json", "latest"
@@ -71,7 +71,7 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
     for piece in pieces:
         key = f"{piece.kind}:{piece.name}"
         tensors[key], starts[key] = piece.values, piece.start
-    save_file(tensors, path, {"starts": json.dumps(starts)})
+    write_tensors(tensors, path, {"starts": json.dumps(starts)})
     _sync(path)
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from supmim_scale.errors import UserError
@@ -14,6 +13,7 @@ from supmim_scale.models.encoder import VisionTransformer, resampled_positions
 from supmim_scale.models.imported import has_relative_positions, plain_tensors
 from supmim_scale.models.joint import JointModel, is_head
 from supmim_scale.models.pretrained import open_named
+from supmim_scale.tensor_files import write_tensors
 
 _ENCODER, _TIMM = "encoder.", "timm/"
 # Of a model with a class token, another head or another pooling than the one that starts from it.
@@ -24,16 +24,10 @@ def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Write the file under another name, sync it, rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part, metadata)
+    write_tensors(weights, part, metadata)
     with open(part, "rb") as file:
         os.fsync(file.fileno())
-    open_as_folder(part)
     os.replace(part, path)
-
-
-def open_as_folder(path: Path) -> None:
-    """Let a file be read by whoever may read its folder (safetensors 0.8 lets its owner alone)."""
-    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def start_from(model: JointModel, source: str | Path) -> list[str]:

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "supmim_scale"
 # Each room may import the rooms above it, and itself. A line is a room.
 ORDER = [
     "errors", "units", "variants", "draws", "upload", "flops", "report",
-    "stopping", "launcher", "progress", "checksums", "scaling",
+    "stopping", "launcher", "progress", "checksums", "tensor_files",
+    "scaling",
     "config",
     "cluster",
     "models",

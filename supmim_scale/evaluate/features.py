@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supmim_scale.data.loader import Batch
 from supmim_scale.engine.world import World
 from supmim_scale.errors import RankError, UserError
 from supmim_scale.progress import progress
+from supmim_scale.tensor_files import write_tensors
 
 Encode = Callable[[Tensor], Tensor]
 _ROWS = 16_384  # of one message between ranks
@@ -156,7 +157,7 @@ def _save(features: Features, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part)
+        write_tensors(tensors, part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise UserError("--out", str(error), "a writable folder", "name another") from None

@@ -17,7 +17,8 @@ from supmim_scale.export.onnx_file import require_onnx, write_onnx
 from supmim_scale.export.parity import FP32, Parity, compare
 from supmim_scale.models.encoder import save_timm_folder
 from supmim_scale.models.pretrained import open_folder
-from supmim_scale.weights import last_weights, load_encoder, open_as_folder
+from supmim_scale.tensor_files import open_as_folder
+from supmim_scale.weights import last_weights, load_encoder
 
 _SEED = 0
 

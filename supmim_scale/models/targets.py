@@ -10,11 +10,12 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from supmim_scale.errors import UserError
+from supmim_scale.tensor_files import write_tensors
 
 _EPS = 1e-6  # added to the patch variance, as in MAE's norm_pix_loss
 
@@ -96,7 +97,7 @@ class CodebookTarget:
 
     def save(self, path: Path) -> None:
         """Write the centres as safetensors."""
-        save_file({"centres": self.centres_PV.cpu().contiguous()}, path)
+        write_tensors({"centres": self.centres_PV.cpu()}, path)
 
     @classmethod
     def load(cls, path: Path, patch_size: int) -> "CodebookTarget":
