@@ -248,7 +248,7 @@ def measure_row(job: Job, world: World) -> Row:
     precision = resolve_precision(config.engine.precision, world.device)
     baseline = job["baseline"]
     step = (baseline_step(baseline, config, world) if baseline
-            else our_step(config, world, is_fed=job["data"] is not None))  # fmt: skip
+            else our_step(config, world, is_fed=job.get("data") is not None))  # fmt: skip
     timed = time_steps(step, world, job["warmup"], job["steps"])
     peaks = memory(world)
     name = "_".join(str(job[key]) for key in ("model", "layout", "policy", "micro_batch"))
