@@ -7,7 +7,7 @@ from supmim_scale.config import RunConfig
 # any width of a head up to 192; keys come in 128s up to a width of 64 and in 64s above it (80 and
 # 88 run as 96): csrc/flash_attn/src/flash_fwd_launch_template.h of Dao-AILab/flash-attention.
 # FlashAttention-3 on Hopper has 192 x 192, 192 x 144 and 128 x 176 at widths of 64, 96 and 128
-# (hopper/tile_size.h there), which 256 tokens do not fill. cuDNN's are not published.
+# (hopper/tile_size.h there), which 256 tokens do not fill.
 TILE = 128
 _GRIDS = range(1, 65)
 
