@@ -56,25 +56,40 @@ def _of_depth(config: RunConfig, depth: int) -> RunConfig:
 def _extended(first: Trace, second: Trace, period: int, deep: int) -> Trace:
     """The trace of `deep` blocks; `second` is one period deeper than `first`.
 
-    Of the blocks only those near the ends are given: between them the bytes run straight.
+    Blocks near the ends lie as those of the traces; between them the bytes run straight.
     """
     depth = len(first.done)
     half, periods = depth // 2, (deep - depth) / period
-    places = [*range(1, half + 1), *range(deep - depth + half + 1, deep + 1)]
 
-    def aligned(values: tuple[int, ...]) -> tuple[int, ...]:
-        return values[:half] + values[len(values) - depth + half :]
+    def blocks(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+        ends = _lines(a, b[:half] + b[len(b) - depth + half :], periods)
+        return _filled(ends[:half], ends[half:], period, deep)
 
     return Trace(
         saved=_line(first.saved, second.saved, periods),
         logits=_line(first.logits, second.logits, periods),
         forward_peak=_line(first.forward_peak, second.forward_peak, periods),
         outer_peak=_line(first.outer_peak, second.outer_peak, periods),
-        block_peaks=_lines(first.block_peaks, aligned(second.block_peaks), periods),
-        done=tuple(place / deep for place in places),
+        block_peaks=blocks(first.block_peaks, second.block_peaks),
+        done=tuple((place + 1) / deep for place in range(deep)),
         outer=_gradients(first.outer, second.outer, periods),
-        block_lives=_lines(first.block_lives, aligned(second.block_lives), periods),
+        block_lives=blocks(first.block_lives, second.block_lives),
     )
+
+
+def _filled(
+    early: tuple[int, ...], late: tuple[int, ...], period: int, deep: int
+) -> tuple[int, ...]:
+    """Values of `deep` blocks from those at both ends; each between them lies on the line through
+    its likes, a whole number of periods away, in the period next to it at either end."""
+    begin = deep - len(late)
+    middle = []
+    for place in range(len(early), begin):
+        before = len(early) - period + (place - len(early)) % period
+        after = begin + (place - begin) % period
+        share = (place - before) / (after - before)
+        middle.append(_line(early[before], late[after - begin], share))
+    return (*early, *middle, *late)
 
 
 def _between(low: Trace, high: Trace, share: float) -> Trace:

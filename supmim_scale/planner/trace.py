@@ -40,8 +40,8 @@ class Trace:
     `forward_peak`; `outer_peak`: backward before the encoder's blocks; `block_peaks`: backward of
     each block, in the order of execution; `done`: share of the encoder's blocks that backward has
     behind it after each. `outer`: gradients that become whole before the encoder's blocks, the
-    last of no values for where these begin; `block_lives`: the most that is alive when a block's
-    gradient is whole. Both are there only where gradients are thrown away.
+    last of no values for where these begin; `block_lives`: the most that is alive when one of a
+    block's gradients is whole, or where the next block begins.
     """
 
     saved: int

@@ -11,8 +11,16 @@ from supmim_scale.assemble import target_features
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.live import LiveBytes, storages_bytes
-from supmim_scale.planner.trace import Numerics, input_tensors
+from supmim_scale.planner.reduction import Reduction
+from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.sharding import Sharding
+from supmim_scale.planner.trace import Numerics, fake_trace, input_tensors
 
+STAGE_2 = Sharding(
+    stage=2, precision="bf16", reduce_bucket=0, overlaps=False, max_live=0, persistence=0,
+    offloads_optimizer=False, offloads_parameters=False, second_shard=1,
+    quantized_weights=False, quantized_gradients=False,
+)  # fmt: skip
 POLICIES = ("none", "full", "every_k", "first_k", "selective")
 
 
@@ -77,6 +85,24 @@ def test_a_deep_model_is_as_its_shallow_ones_say(policy):
     short = deep_trace(config, 16, *arguments)
     whole = faked(config, policy, 4)
     assert (short.saved, short.logits, short.peak) == (whole.saved, whole.logits, whole.peak)
+    assert short.done == whole.done
+    assert short.block_peaks == pytest.approx(whole.block_peaks, rel=1e-3)
+    assert short.block_lives == pytest.approx(whole.block_lives, rel=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["none", "full"])
+@pytest.mark.parametrize("blocks", [1, 3, 8])
+def test_the_fullest_moment_of_stage_2_is_found_wherever_its_bucket_overflows(policy, blocks):
+    config = small("model.depth=16")
+    arguments = (Numerics(torch.bfloat16), policy, 4, target_features(config))
+    size = Planned(config).size
+    sharding = replace(STAGE_2, reduce_bucket=blocks * size.block_params)
+    reduction = Reduction(size, sharding, ranks=1)
+    short, whole = (
+        reduction.fullest(trace, accumulation=1).total
+        for trace in (deep_trace(config, 16, *arguments), fake_trace(config, *arguments))
+    )
+    assert short == pytest.approx(whole, rel=1e-3)
 
 
 @pytest.mark.parametrize("policy", ["none", "selective"])
