@@ -12,7 +12,7 @@ from supmim_scale import assemble
 from supmim_scale.config import RunConfig
 from supmim_scale.data.loader import Share, training_batches
 from supmim_scale.engine import World
-from supmim_scale.inputs import mix_settings, open_split, sample_order, view_settings
+from supmim_scale.inputs import open_split, sample_order, view_settings
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import Masks, draw_masks
 
@@ -61,41 +61,37 @@ def fixed_batch(config: RunConfig, world: World, micro: int) -> StepBatch:
 
 
 class Feed:
-    """Endless micro-batches of the recipe's training set, with the seconds that a step waited.
+    """Endless micro-batches of the recipe's training set; `batch` is the one in hand.
 
-    Images, labels and masks are those of training at the same seed; the code ids to predict stay
-    those of the fixed batch. Raises `UserError` for a set that does not fit the recipe.
+    Images, labels and masks are those of training at the same seed, without mixup and CutMix; the
+    code ids to predict are given. Raises `UserError` for a set that does not fit the recipe.
     """
 
-    def __init__(self, config: RunConfig, world: World, micro: int, accumulation: int) -> None:
+    batch: StepBatch
+
+    def __init__(self, config: RunConfig, world: World, micro: int, codes_BN: Tensor) -> None:
         dataset = world.main_first(lambda: open_split(config, "train"))
-        self._config, self._world = config, world
+        self._config, self._world, self._codes_BN = config, world, codes_BN
         self._spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
-        self._waited_s = 0.0
         self._batches = training_batches(
             dataset, sample_order(config, dataset), view_settings(config, world.device),
-            Share(micro, accumulation, world.rank, world.world_size), seed=config.seed,
-            device=world.device, group=mix_settings(config).group,
+            Share(micro, 1, world.rank, world.world_size), seed=config.seed, device=world.device,
         )  # fmt: skip
 
-    def batch(self, fixed: StepBatch) -> StepBatch:
-        """The next micro-batch, with the code ids of `fixed`."""
+    def fetch(self) -> float:
+        """Take the next micro-batch in hand; the seconds that it was waited for."""
         asked = time.perf_counter()
         read = next(self._batches)
-        self._waited_s += time.perf_counter() - asked
+        waited = time.perf_counter() - asked
         config, loss = self._config, self._config.loss
         masks = draw_masks(self._spec, config.seed, read.epochs_B, read.ids_B)
-        return StepBatch(
+        self.batch = StepBatch(
             read.images_BCHW,
             read.labels_BL[:, 0],
             class_targets(
                 read.labels_BL, config.model.num_classes, loss.kind, loss.label_smoothing
             ),
             masks.to(self._world.device),
-            fixed.codes_BN,
+            self._codes_BN,
         )
-
-    def take_wait(self) -> float:
-        """Seconds waited since this was asked last."""
-        waited, self._waited_s = self._waited_s, 0.0
         return waited

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,14 @@ class PhaseClock:
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._marks: list[list[Any]] = []
+        self.waits: list[float] = []  # seconds of every step
         self._hook = module.register_forward_hook(lambda *_: self._mark())
 
     def step(self, step: Step) -> torch.Tensor:
         """Run and time one step; its loss."""
         self._marks.append([])
+        self._mark()
+        self.waits.append(step.fetch())
         self._mark()
         loss = step.forward_backward()
         self._mark()
@@ -68,7 +72,7 @@ class PhaseClock:
             torch.cuda.synchronize()
         steps = self._marks
         phases: dict[str, list[float]] = {
-            name: [self._between(marks[i], marks[i + 1]) for marks in steps]
+            name: [self._between(marks[i + 1], marks[i + 2]) for marks in steps]
             for i, name in enumerate(PHASES)
         }
         starts = [steps[0][0], *(marks[-1] for marks in steps[:-1])] if self._is_cuda else [
@@ -101,12 +105,9 @@ def time_steps(step: Step, world: World, warmup: int, count: int) -> Row:
         torch.cuda.reset_peak_memory_stats()
     world.barrier()
     clock = PhaseClock(step.module, world.device)
-    waits, take_wait = [], step.take_wait or (lambda: 0.0)
-    take_wait()
     with machine_state(world.device) as state:
         for _ in range(count):
             loss = clock.step(step)
-            waits.append(take_wait())
         times, phases = clock.read()
     mean_loss = world.sum(loss.double()).item() / world.world_size
     split = {f"{name}_s": statistics.median(seconds) for name, seconds in phases.items()}
@@ -115,8 +116,8 @@ def time_steps(step: Step, world: World, warmup: int, count: int) -> Row:
         "step_time_median_s": statistics.median(times),
         "step_time_p95_s": float(np.percentile(times, 95)),
         **split,
-        "data_wait_s": statistics.median(waits) if step.take_wait else None,
-        "data_wait_reason": None if step.take_wait else "the batch is fixed: --data feeds samples",
+        "data_wait_s": statistics.median(clock.waits) if step.feed else None,
+        "data_wait_reason": None if step.feed else "the batch is fixed: --data feeds samples",
         "steps_warmup": warmup,
         "steps_measured": count,
         **state,
@@ -145,20 +146,27 @@ def speed(row: Row, step: Step, world: World, precision: str, roof: float) -> Ro
     }
 
 
-def planned(config: RunConfig, world: World, images_per_s: float | None) -> Row:
-    """What `supmim-scale plan` says of our step's images/s, and its error; None: a baseline."""
+def planned(
+    config: RunConfig, world: World, images_per_s: float | None, expected_mfu: float | None
+) -> Row:
+    """What `supmim-scale plan --mfu EXPECTED` says of our step's images/s, and its error; with no
+    expectation at what the planner assumes. No `images_per_s`: a baseline, or a step that is fed,
+    whose host the planner does not know."""
     name, reason = _PLANNED.get(device_name()), f"no datasheet of {device_name()}"
     if images_per_s is None or name is None:
-        reason = reason if images_per_s else "the planner knows our step alone"
-        return {"planned_images_per_s": None, "planned_error": None, "planned_reason": reason}
+        reason = reason if images_per_s else "the planner knows our step alone, not fed"
+        return {"planned_images_per_s": None, "planned_error": None, "planned_mfu": None,
+                "planned_reason": reason}  # fmt: skip
     known, cluster = Planned(config), cluster_of(name, 1, world.world_size)
     setting = known.setting(config, world.world_size, pool=False)
     shape = assemble.joint_shape(config, known.out_features)
-    rate = step_time(
-        setting, cluster, known.size, shape, Assumed(decoded_per_s=math.inf)
-    ).images_per_s
+    assumed = Assumed(decoded_per_s=math.inf)
+    if expected_mfu is not None:
+        assumed = replace(assumed, mfu=expected_mfu)
+    rate = step_time(setting, cluster, known.size, shape, assumed).images_per_s
     error = rate / images_per_s - 1
-    return {"planned_images_per_s": rate, "planned_error": error, "planned_reason": None}
+    return {"planned_images_per_s": rate, "planned_error": error, "planned_mfu": assumed.mfu,
+            "planned_reason": None}  # fmt: skip
 
 
 def memory(world: World) -> Row:
@@ -173,11 +181,14 @@ def memory(world: World) -> Row:
     }
 
 
-def one_profiled_step(step: Step, folder: Path | None = None) -> Row:
+def one_profiled_step(
+    run: Callable[[], Any], folder: Path | None = None, waited_s: float = 0.0
+) -> Row:
     """Collective: the attention kernels that a step runs, its seconds in collectives, and what
-    binds, from the profiler; trace and table go to `folder` on the rank that names one."""
-    profiler, wall_s = timed(step.run)
-    found = read_profile(profiler, 1, wall_s, 0.0)
+    binds, from the profiler, where a step waits `waited_s` for its input; trace and table go to
+    `folder` on the rank that names one."""
+    profiler, wall_s = timed(run)
+    found = read_profile(profiler, 1, wall_s, min(waited_s, wall_s))
     if folder is not None:
         write_profile(profiler, found, folder)
     return {

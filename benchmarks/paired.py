@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from baselines import SIDES
 from measuring import one_profiled_step
-from pairs import ALL
+from pairs import ALL, DS_CONFIGS
 from ranks import Job, Row
 from scipy import stats
 from steps import Step, our_step, recipe_of
@@ -24,7 +24,7 @@ from supmim_scale.provenance import peak_memory_bytes
 
 COVERAGE = 0.95
 _TORCHS_LINEAR = torch.nn.functional.linear
-# Relative, after all steps from the same weights on the same batch.
+# Relative, after the same number of steps from the same weights on the same batch.
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
 
@@ -54,7 +54,7 @@ def measure_pair(job: Job, world: World) -> Row:
         "losses": losses, "flop_ratio": flop_ratio, "peak_memory_bytes": peak_memory_bytes(),
         "first_s": statistics.median(a for a, _ in rounds) / job["steps"],
         "second_s": statistics.median(b for _, b in rounds) / job["steps"],
-        "attention": one_profiled_step(first.step)["attention"],
+        "attention": one_profiled_step(first.run)["attention"],
     }  # fmt: skip
     gap = abs(losses[0] - losses[1]) / abs(losses[1])
     row["loss_gap"] = gap
@@ -98,10 +98,9 @@ def side_step(side: str, job: Job, world: World) -> Step:
         # The plain recipe: overrides say how our engine runs, of which a baseline knows nothing.
         return SIDES[layout](recipe_of({**job, "stage": None, "overrides": []}), world)
     own = int(stage.removeprefix("zero")) if colon else job["stage"]
-    overrides = [*job["overrides"], *words]
-    return our_step(
-        recipe_of({**job, "layout": layout, "stage": own, "overrides": overrides}), world
-    )
+    words = [word.replace("engine.ds_config=", f"engine.ds_config={DS_CONFIGS}/") for word in words]
+    given = {**job, "layout": layout, "stage": own, "overrides": [*job["overrides"], *words]}
+    return our_step(recipe_of(given), world)
 
 
 def take_turns(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_KNOBS = Path(__file__).parent / "zero3_defaults.json"
+DS_CONFIGS = Path(__file__).parent  # where a side's engine.ds_config=NAME.json lies
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,21 @@ CHANGES = {
     "first_k": _change("clean_and_masked engine.activation_checkpointing=first_k "
                        "engine.checkpoint_every_k=6", FULL, "six blocks recomputed, x all"),
     "knobs": _change("zero3:clean_and_masked",
-                     f"zero3:clean_and_masked engine.ds_config={DEFAULT_KNOBS}",
+                     "zero3:clean_and_masked engine.ds_config=zero3_defaults.json",
                      "ZeRO-3 sized to the block, x DeepSpeed's defaults, one rank"),
+    "masters": _change("zero1:clean_and_masked engine.precision=bf16",
+                       "clean_and_masked engine.precision=bf16",
+                       "bf16 parameters with fp32 masters, x fp32 ones under autocast",
+                       same_loss=False),
+    "tiles": _change("clean_and_masked", "clean_and_masked model.class_token=true",
+                     "whole attention tiles, x one token more", same_loss=False),
     "fp8": _change("clean_and_masked engine.compile=true engine.fp8=linears",
                    "clean_and_masked engine.compile=true", "fp8 products, x bf16, both compiled",
                    same_loss=False),
     "fp8_emulated": _change("clean_and_masked engine.fp8=emulated", "clean_and_masked",
                             "fp8 emulated, for its loss, x without", same_loss=False),
 }  # fmt: skip
-ON_GPU_ALONE, ON_CPU_ALONE = ("fp8",), ("fp8_emulated",)
+ON_GPU_ALONE, ON_CPU_ALONE = ("fp8", "tiles"), ("fp8_emulated",)
 ALL = PAIRS | CHANGES
 
 

@@ -29,8 +29,8 @@ class Step:
     """A training step, whoever wrote it.
 
     `module` is what forward runs, `forward_backward` gives the detached loss of a micro-batch,
-    `apply` updates the weights, `images` are those of a step over all ranks, `take_wait` gives the
-    seconds waited for input since it was asked last; None: the batch is fixed.
+    `apply` updates the weights, `images` are those of a step over all ranks. `feed` has the batches
+    of the next step; None: the batch is fixed.
     """
 
     module: nn.Module
@@ -38,10 +38,15 @@ class Step:
     apply: Callable[[], None]
     flops: StepFlops
     images: int
-    take_wait: Callable[[], float] | None = None
+    feed: Feed | None = None
+
+    def fetch(self) -> float:
+        """Have the next step's input ready; the seconds that were waited for it."""
+        return self.feed.fetch() if self.feed else 0.0
 
     def run(self) -> Tensor:
         """One whole step; its loss."""
+        self.fetch()
         loss = self.forward_backward()
         self.apply()
         return loss
@@ -115,13 +120,12 @@ def our_step(config: RunConfig, world: World, *, is_fed: bool = False) -> Step:
     attention = choose_attention(config, micro, precision, world)
     settings = engine_settings(config, micro, accumulation, precision, attention)
     engine = build_engine(model, settings, world)
-    feed = Feed(config, world, micro, accumulation) if is_fed else None
     fixed, is_joint = fixed_batch(config, world, micro), config.mim.weight > 0
-    arguments = fixed.arguments(is_joint=is_joint)
+    held = Feed(config, world, micro, fixed.codes_BN) if is_fed else fixed
 
     def forward_backward() -> Tensor:
-        given = feed.batch(fixed).arguments(is_joint=is_joint) if feed else arguments
-        return engine.forward_backward(*given).loss.detach()
+        batch = held.batch if isinstance(held, Feed) else held
+        return engine.forward_backward(*batch.arguments(is_joint=is_joint)).loss.detach()
 
     return Step(
         module=model,
@@ -129,7 +133,7 @@ def our_step(config: RunConfig, world: World, *, is_fed: bool = False) -> Step:
         apply=lambda: engine.apply(LR),
         flops=our_flops(config, micro),
         images=config.optim.global_batch,
-        take_wait=feed.take_wait if feed else None,
+        feed=held if isinstance(held, Feed) else None,
     )
 
 

@@ -72,7 +72,7 @@ def main() -> int:
     rows: list[Row] = []
     for number, job in enumerate(jobs, start=1):
         started = time.time()
-        row = measured(job)
+        row = measured(job, arguments.out)
         if job["task"] == "row":
             guard(row, rows)
         rows.append(row)
@@ -90,7 +90,11 @@ def parse_arguments() -> argparse.Namespace:
     add_models_flag(parser)
     add("--layouts", nargs="+", default=["clean_and_masked"], help="or classification")
     add("--stages", nargs="*", type=int, help="ZeRO stages; of --paired, 0 is plain PyTorch")
-    add("--policies", nargs="+", help="activation checkpointing; default: all, none if --paired")
+    add(
+        "--policies",
+        nargs="+",
+        help="activation checkpointing; default: none full selective, of --paired none",
+    )
     add("--precision", nargs="+", default=["auto"], choices=["auto", "fp32", "bf16"])
     add(
         "--vary",
@@ -104,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         choices=list(BASELINES),
         help="default: all, but timm_compiled on a GPU alone, as a CPU compiles for a minute; none "
-        "with --data",
+        "with --data or --micro-batch auto",
     )
     add("--data", type=Path, help="folder of samples to feed our steps with; default: one batch")
     add("--image-size", type=int, default=224 if gpus else 112)
@@ -172,6 +176,8 @@ def chosen_baselines(arguments: argparse.Namespace) -> list[str]:
                 "our steps alone: baselines take one batch again and again", "leave one away",
             )  # fmt: skip
         return []
+    if arguments.baselines is None and None in arguments.micro_batch:
+        return []  # a batch is probed for our steps alone
     usual = [name for name in BASELINES if gpu_count() or name != "timm_compiled"]
     return usual if arguments.baselines is None else list(arguments.baselines)
 
@@ -222,12 +228,14 @@ def shared(arguments: argparse.Namespace, steps: int) -> Job:
     }
 
 
-def measured(job: Job) -> Row:
-    """A job's row, from processes of its own; where the batch is open, it is probed first."""
+def measured(job: Job, out: Path = RESULTS) -> Row:
+    """A job's row, from processes of its own; where the batch is open, it is probed first, and
+    what is expected of the model stands in the rows of shapes.py in `out`."""
     ranks = ranks_of(job)
     names = ("model", "layout", "policy", "image_size", "overrides", "pair", "data")
     named = {name: job[name] for name in names if name in job}
     named |= {"kind": job["task"], "engine": engine_of(job)}
+    job = {**job, "expected_mfu": expected_mfu(out, job)}
     if job["micro_batch"] is None:
         probed = launch(__file__, {**job, "task": "probe", "micro_batch": 1}, ranks)
         if "error" in probed:
@@ -253,7 +261,9 @@ def measure_row(job: Job, world: World) -> Row:
     peaks = memory(world)
     name = "_".join(str(job[key]) for key in ("model", "layout", "policy", "micro_batch"))
     folder = Path(job["profile"]) / f"{name}_{engine_of(job)}" if job["profile"] else None
-    profiled = one_profiled_step(step, folder if world.is_main else None)
+    profiled = one_profiled_step(
+        step.run, folder if world.is_main else None, timed["data_wait_s"] or 0.0
+    )
     roof = matmul_roof(world, precision)
     rates = speed(timed, step, world, precision, roof)
     return {
@@ -264,12 +274,29 @@ def measure_row(job: Job, world: World) -> Row:
         "threads_per_rank": torch.get_num_threads(),
         **timed,
         **rates,
-        **planned(config, world, None if baseline else rates["images_per_s"]),
+        **planned(
+            config,
+            world,
+            None if baseline or step.feed else rates["images_per_s"],
+            job.get("expected_mfu"),
+        ),
         **peaks,
         **profiled,
         "digest": digest(config),
         **origin(),
     }
+
+
+def expected_mfu(path: Path, job: Job) -> float | None:
+    """The share of the vendor's peak that the model's own products reach, as shapes.py found it
+    last; None: it has not."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    names = ("model", "layout", "image_size")
+    found = [
+        row["expected_mfu"] for row in rows
+        if row["kind"] == "shapes" and all(row[name] == job[name] for name in names)
+    ]  # fmt: skip
+    return found[-1] if found else None
 
 
 def guard(row: Row, before: list[Row]) -> None:

@@ -93,6 +93,7 @@ def test_a_fed_step_learns_from_the_samples_and_says_what_it_waited(shards):
     assert "--data" in rows[0]["data_wait_reason"]
     assert 0 < rows[1]["data_wait_s"] < rows[1]["step_time_median_s"]
     assert rows[1]["data_wait_reason"] is None
+    assert rows[1]["step_time_median_s"] >= rows[1]["data_wait_s"] + rows[1]["forward_s"]
     again = our_step(recipe_of({**JOB, "data": str(shards)}), ALONE, is_fed=True)
     assert losses(again, 4)[-1] == pytest.approx(rows[1]["loss"], rel=1e-6)
     assert rows[0]["loss"] != pytest.approx(rows[1]["loss"], rel=1e-3)
@@ -194,26 +195,21 @@ def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
     figure([row]).savefig(tmp_path / "picture.png")
 
 
-@pytest.mark.parametrize(
-    "pair", ["joined", "dropped", "fused", "kept_drop_path", "attention", "selective", "first_k"]
-)
+@pytest.mark.parametrize("pair", ["joined", "fused", "attention", "selective", "first_k"])
 def test_a_part_of_the_step_learns_what_the_step_without_it_does(pair):
     from paired import measure_pair
-    from pairs import CHANGES
 
     row = measure_pair({**JOB, "pair": pair, "warmup": 2, "rounds": 1, "steps": 1}, ALONE)
-    assert row["bound"] is None
-    assert row["loss_gap"] < (1e-5 if CHANGES[pair].same_loss else 0.1)
-    assert row["first_s"] > 0
+    assert row["loss_gap"] < 1e-5
+    assert "/" not in row["first"] + row["second"]  # rows are shown to others
 
 
 def test_changes_are_those_that_the_device_can_show():
-    from pairs import ALL, CHANGES, changes, usual_pairs
+    from pairs import CHANGES, changes, usual_pairs
 
     assert set(changes(is_gpu=True)) | set(changes(is_gpu=False)) == set(CHANGES)
     assert "fp8" not in changes(is_gpu=False)
     assert not set(usual_pairs(is_gpu=False)) & set(CHANGES)
-    assert set(ALL) == set(usual_pairs(is_gpu=True)) | set(CHANGES)
 
 
 def test_the_shapes_of_a_model_hold_its_flops():

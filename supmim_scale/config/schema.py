@@ -1,4 +1,4 @@
-"""The recipe as frozen dataclasses: every key, its meaning, unit, default and allowed values.
+"""The recipe as one frozen dataclass of sections.
 
 A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data`, `augment` and `seed` may
 change the result and are hashed into the digest that names the experiment; `engine`, `input`,
