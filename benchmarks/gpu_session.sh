@@ -8,8 +8,9 @@
 # passed over. SECONDS_A_PIECE changes the limit.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-pieces=(shapes vit_l14 pairs stage3 vit_h14 vit_g14 memory compile attention fp8 changes auto fed
-        profile smoke dataloader claim tests)
+pieces=(shapes vit_l14 pairs pairs_compiled stage3 vit_h14 vit_g14 memory compile_l14 compile_h14
+        compile_g14 attention fp8 changes more_changes auto fed memory_h14 memory_g14 memory_grid
+        smoke dataloader claim tests)
 out=${1:-benchmarks/results}
 [[ $# -lt 2 ]] || pieces=("${@:2}")
 limit=${SECONDS_A_PIECE:-530}
@@ -24,10 +25,22 @@ rows=$out/throughput_$device.jsonl
 photos=datasets/gpu_session_photos
 failed=()
 
-# One GPU, bf16, our engines alone beside the plain one whose loss is the reference.
+# One GPU, bf16, our engines alone beside the plain one whose loss is the reference; each row with
+# its trace, which shows what binds: MODEL BATCH [FLAGS...]
 mfu() {
   "$python" benchmarks/throughput.py --models "$1" --micro-batch "$2" --ranks 1 --precision bf16 \
-    --stages 1 3 --policies none full --baselines --out "$rows"
+    --stages 1 3 --policies none full --baselines --profile "$out/profile_$device" --out "$rows" \
+    "${@:3}"
+}
+
+compiled() {
+  mfu "$@" --vary engine.compile=true engine.attention=fastest
+}
+
+memory() {
+  "$python" benchmarks/memory.py --models "$1" --stages 1 3 --policies none full selective \
+    --layouts clean_and_masked --ranks 1 --micro-batch "$2" --reduce-bucket 500000000 --timeline \
+    --out "$out/memory_$device.jsonl"
 }
 
 # Before and after in one run, of ViT-L/14 without recomputation: BATCH BASELINE KEY=VALUES...
@@ -51,16 +64,21 @@ piece() {
     vit_g14) mfu vit_g14 32 ;;
     pairs) paired timm timm_compiled two_forwards by_hand classification ;;
     stage3) paired stage3 ;;
-    memory)
-      "$python" benchmarks/memory.py --models vit_l14 --stages 1 3 --policies none full selective \
-        --layouts clean_and_masked --ranks 1 --micro-batch 64 --reduce-bucket 500000000 --timeline \
-        --out "$out/memory_$device.jsonl"
+    pairs_compiled)
+      paired timm timm_compiled two_forwards --vary engine.compile=true engine.attention=fastest
       ;;
-    compile) vary 128 timm_compiled engine.compile=false,true ;;
+    memory) memory vit_l14 64 ;;
+    memory_h14) memory vit_h14 32 ;;
+    memory_g14) memory vit_g14 16 ;;
+    memory_grid) "$python" benchmarks/memory.py --grid --out "$out/memory_$device.jsonl" ;;
+    compile_l14) compiled vit_l14 128 ;;
+    compile_h14) compiled vit_h14 64 ;;
+    compile_g14) compiled vit_g14 32 ;;
     attention) vary 128 timm engine.attention=torch,flash,cudnn,efficient,fastest ;;
     fp8) vary 128 timm_compiled engine.compile=true engine.fp8=none,linears ;;
-    # What each other part of the step brings; the three above are rows, this one's are pairs.
-    changes) paired joined dropped fused kept_drop_path selective first_k knobs ;;
+    # With and without each part of the step, in pairs.
+    changes) paired joined dropped fused kept_drop_path attention masters tiles ;;
+    more_changes) paired compile selective first_k knobs fp8 ;;
     auto)
       "$python" benchmarks/throughput.py --models vit_l14 --micro-batch auto --ranks 1 \
         --precision bf16 --stages 1 3 --policies none full --baselines --out "$rows"
@@ -70,11 +88,6 @@ piece() {
         --size 500x375 --train 4096 --val 64 --workers "$(nproc)" || return
       "$python" benchmarks/throughput.py --models vit_l14 --micro-batch 128 --ranks 1 \
         --precision bf16 --stages 1 --policies none --data "$photos" --steps 30 --out "$rows"
-      ;;
-    profile)
-      "$python" benchmarks/throughput.py --models vit_h14 --micro-batch 64 --ranks 1 \
-        --precision bf16 --stages 3 --policies none --baselines --profile "$out/profile_$device" \
-        --out "$rows"
       ;;
     smoke)
       local run
@@ -87,6 +100,10 @@ piece() {
     dataloader)
       "$python" benchmarks/dataloader.py --kinds loader feeds stage --cores "$(nproc)" --repeats 3 \
         --out "$out/dataloader_$device.jsonl"
+      ;;
+    claim_full) # not among the usual: hours, SECONDS_A_PIECE=100000; rows are kept as they come
+      "$python" benchmarks/paper_claim.py --ablations --work runs/paper_claim \
+        --out "$out/paper_claim_$device.jsonl"
       ;;
     claim) # the paper's claim, its middle version; rows that are there are not run again
       [[ -n ${CIFAR10:-} ]] || {
@@ -104,7 +121,7 @@ piece() {
   esac
 }
 
-export -f piece mfu vary paired
+export -f piece mfu compiled memory vary paired
 all="${pieces[*]}"
 export python out rows device photos all
 for name in "${pieces[@]}"; do

@@ -1,8 +1,9 @@
-"""How far predictions were off so far, from the rows of `benchmarks/memory.py`."""
+"""How far predictions were off so far, from the rows of the benchmarks."""
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,51 @@ from supmim_scale.errors import UserError
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
-def rows_of(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Rows of `memory_*.jsonl`; none where the package lies outside its source tree.
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors of predictions: of peak memory on GPUs and on CPUs, and of images/s."""
 
-    Raises `UserError` for a file that is none of that benchmark's.
+    gpu_memory: list[float]
+    cpu_memory: list[float]
+    images_per_s: list[float]
+
+    def lines(self) -> list[str]:
+        """What was measured."""
+        return [
+            f"peak memory on a GPU: {_spread(self.gpu_memory)}",
+            f"peak memory on a CPU: {_spread(self.cpu_memory)}",
+            f"images/s on a GPU: {_spread(self.images_per_s)}",
+        ]
+
+
+def errors_in(folder: Path = RESULTS) -> Errors:
+    """Of the rows of `memory_*.jsonl` and `throughput_*.jsonl`, those of the step as it is by
+    default; none where the package lies outside its source tree.
+
+    Raises `UserError` for a file that is none of these benchmarks'.
     """
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("memory_*.jsonl")):
+    found = Errors([], [], [])
+    for row in _rows(folder, "memory", ("accelerator", "peak_error")):
+        is_gpu = row["accelerator"] == "cuda"
+        (found.gpu_memory if is_gpu else found.cpu_memory).append(float(row["peak_error"]))
+    for row in _rows(folder, "throughput", ("kind",)):
+        if row.get("planned_error") is not None and not row["overrides"]:
+            found.images_per_s.append(float(row["planned_error"]))
+    return found
+
+
+def _rows(folder: Path, name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob(f"{name}_*.jsonl")):
         for line in path.read_text().splitlines():
             try:
                 row = json.loads(line)
-                row["accelerator"], row["peak_error"]
+                for key in keys:
+                    row[key]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    str(path), f"{type(error).__name__}", "rows of memory.py", "make it again"
+                    str(path), f"{type(error).__name__}", f"rows of {name}.py", "make it again"
                 ) from None
-            rows.append(row)
-    return rows
-
-
-def error_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """What was measured, on GPUs and on CPUs."""
-    by_kind: dict[str, list[float]] = {"GPU": [], "CPU": []}
-    for row in rows:
-        kind = "GPU" if row["accelerator"] == "cuda" else "CPU"
-        by_kind[kind].append(float(row["peak_error"]))
-    return [f"peak memory on a {kind}: {_spread(errors)}" for kind, errors in by_kind.items()] + [
-        "step time: not compared with a measured one yet"
-    ]
+            yield row
 
 
 def _spread(errors: list[float]) -> str:

@@ -56,15 +56,19 @@ def _advice(config: RunConfig) -> str:
         ways.append(f"model.patch_size={size // grid}")
     ways = [] if grid == shape.grid else [" or ".join(ways)]
     drops = config.mim.weight and config.mim.layout == "clean_and_masked"
-    if drops and config.mask.ratio_max is None:
+    if drops:
         ratio = _whole_ratio(config, grid, count)
-        if ratio and ratio != config.mask.ratio:
+        if ratio is None:
+            ways.append(f"a mask.ratio that leaves {TILE} tokens, at most mask.ratio_max")
+        elif ratio != config.mask.ratio:
             ways.append(f"mask.ratio={ratio:g}")
     return f"whole with {' and '.join(ways)}"
 
 
 def _whole_ratio(config: RunConfig, grid: int, count: int) -> float | None:
-    """The ratio nearest to the recipe's with whole tiles of visible tokens."""
-    patches = grid * grid
+    """The ratio nearest to the recipe's with whole tiles of visible tokens, of drawn ratios the
+    smallest; None: none is as small as the largest."""
+    patches, most = grid * grid, config.mask.ratio_max or 1.0
     ratios = [round(1 - (whole - count) / patches, 4) for whole in range(TILE, patches, TILE)]
-    return min(ratios, key=lambda ratio: abs(ratio - config.mask.ratio), default=None)
+    allowed = [ratio for ratio in ratios if ratio <= most]
+    return min(allowed, key=lambda ratio: abs(ratio - config.mask.ratio), default=None)

@@ -10,7 +10,7 @@ from supmim_scale.cli import main
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
 from supmim_scale.planner.gpus import find_gpu
-from supmim_scale.planner.measured import error_lines, rows_of
+from supmim_scale.planner.measured import errors_in
 
 GPU = """\
 mine:
@@ -118,11 +118,19 @@ def test_parameters_are_counted_as_published():
     assert plan.size.num_params == pytest.approx(1042.0e6, rel=1e-4)
 
 
-def test_the_error_so_far_is_read_from_rows(tmp_path):
-    assert error_lines([])[0] == "peak memory on a GPU: not measured yet"
-    row = {"accelerator": "cpu", "peak_error": -0.02}
-    (tmp_path / "memory_cpu.jsonl").write_text(json.dumps(row) + "\n")
-    assert "2.0% at most" in error_lines(rows_of(tmp_path))[1]
+def test_the_error_so_far_is_read_from_rows_of_the_step_as_it_is(tmp_path):
+    assert errors_in(tmp_path).lines()[0] == "peak memory on a GPU: not measured yet"
+    memory = {"accelerator": "cpu", "peak_error": -0.02}
+    speed = [{"kind": "row", "planned_error": -0.07, "overrides": []},
+             {"kind": "row", "planned_error": 0.5, "overrides": ["engine.compile=true"]},
+             {"kind": "row", "planned_error": None, "overrides": []},
+             {"kind": "pair"}]  # fmt: skip
+    for name, rows in (("memory_cpu", [memory]), ("throughput_gpu", speed)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    lines = errors_in(tmp_path).lines()
+    assert "2.0% at most" in lines[1]
+    assert lines[2] == "images/s on a GPU: off by 7.0% in the median of 1 runs, 7.0% at most"
     (tmp_path / "memory_cpu.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"memory_cpu\.jsonl"):
-        rows_of(tmp_path)
+        errors_in(tmp_path)

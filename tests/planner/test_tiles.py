@@ -34,15 +34,17 @@ def test_a_plan_tells_what_is_not_whole(capsys):
         ("vitl14_in21k", ["mask.ratio=0.4", "model.image_size=252"]),
         ("vitl16_in21k", ["mim.layout=masked_only"]),
         ("vitl16_in21k", ["mim.weight=0"]),
+        ("vitl14_in21k", ["mask.ratio=0.4", "mask.ratio_max=0.9"]),
     ],
     ids=str,
 )
 def test_what_is_advised_makes_tiles_whole(recipe, overrides):
     line = tile_line(load_config(recipe, overrides))
     assert line
-    sizes = re.findall(r"model\.\w+=\d+", line) or [""]
+    sizes = re.findall(r"model\.\w+=\d+", line)
     ratio = re.findall(r"mask\.ratio=[\d.]+", line)
-    for size in sizes:
+    assert sizes or ratio
+    for size in sizes or [""]:
         words = [word for word in (size, *ratio) if word]
         assert tile_line(load_config(recipe, [*overrides, *words])) is None
 
@@ -51,6 +53,11 @@ def test_a_token_beside_the_patches_opens_a_tile_that_is_nearly_empty():
     config = load_config("vitl14_in21k", ["model.class_token=true"])
     assert wasted(tokens_of(config)["clean pass"]) == 127 / 128
     assert "model.class_token" in (tile_line(config) or "")
+
+
+def test_where_no_ratio_is_whole_it_is_said_what_would_be():
+    config = load_config("vitl14_in21k", ["mask.ratio=0.2", "mask.ratio_max=0.4"])
+    assert "a mask.ratio that leaves 128 tokens" in (tile_line(config) or "")
 
 
 def test_drawn_ratios_keep_what_their_smallest_leaves():
