@@ -1,5 +1,7 @@
 """What only a GPU can show of a training step; `pytest -m gpu` there."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ JOB = {
 BF16, FP8 = 2e-2, 5e-2  # of losses, as on two ranks of a CPU
 BF16_NORM = 5e-2  # of a gradient norm: shares
 LR = 1e-3
+STEPS = 4
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +133,20 @@ def test_a_warm_forward_and_backward_never_waits_for_the_device():
         engine.forward_backward(*arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_warm_steps_wait_for_the_device_as_often_as_the_engine_says():
+    engine, arguments, _ = plain_engine()
+    for _ in range(3):
+        first_step(engine, arguments)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(STEPS):
+                engine.forward_backward(*arguments)
+                engine.apply(LR)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(one.message) for one in told if "synchronizing CUDA" in str(one.message)]
+    assert 0 < len(waits) <= STEPS * engine.reads_per_step, waits

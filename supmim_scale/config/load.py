@@ -134,7 +134,7 @@ def _build(cls: type, tree: Any, where: str, prefix: str) -> Any:
     hints = get_type_hints(cls)
     for key in tree:
         if key not in hints:
-            fix = did_you_mean(str(key), hints)
+            fix = _meant(str(key), hints)
             raise UserError(f"{where}: {prefix}{key}", "an unknown key", "a recipe key", fix)
     values = {
         key: _build(hints[key], value, where, f"{prefix}{key}.")
@@ -148,6 +148,16 @@ def _build(cls: type, tree: Any, where: str, prefix: str) -> Any:
             name = f"{where}: {prefix}{spec.name}"
             raise UserError(name, "nothing", meaning, "add the key to the recipe")
     return cls(**values)
+
+
+def _meant(key: str, hints: dict[str, Any]) -> str:
+    """Advice for an unknown key: the sections that have it, or else what is spelt alike."""
+    full = [
+        f"{section}.{key}"
+        for section, hint in hints.items()
+        if dataclasses.is_dataclass(hint) and key in get_type_hints(hint)
+    ]
+    return f"did you mean {' or '.join(full)}?" if full else did_you_mean(key, hints)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -49,12 +49,20 @@ class Features:
     def on(self, device: torch.device) -> "Features":
         """On the device, where they take no more than half of what is free there; else as they
         are, to be uploaded in parts."""
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            free_bytes, _ = torch.cuda.mem_get_info(device)
-            if self.features_ND.nbytes > free_bytes // 2:
-                return self
+        free = free_bytes(device)
+        if free is not None and self.features_ND.nbytes > free // 2:
+            return self
         return Features(self.ids_N, self.labels_NL.to(device), self.features_ND.to(device))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can still be allocated on a GPU, after the allocator gave back what it does not use;
+    None for the CPU, whose memory is not asked."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
 
 
 @torch.inference_mode()

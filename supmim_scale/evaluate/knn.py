@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluate.features import Features, free_bytes
 from supmim_scale.progress import progress
+from supmim_scale.units import gib
 
 K, TEMPERATURE = 20, 0.07  # Caron et al. 2021 (arXiv 2104.14294), section 4.1
 PLAIN_K = (1, 10, 100)
@@ -26,6 +27,7 @@ _LEVELS, _PLACES = 36, 26  # bits of a key for the similarity and for the place 
 _LAST = (1 << _PLACES) - 1
 _CHUNK = 1 << 25  # similarities at a time
 _ROWS = 1 << 14  # rows of the bank that are normalised at a time
+_ALIVE = 5  # of a chunk, 8 bytes each: similarities, levels, keys; those sorted, and their places
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,29 @@ def require_bank(images: int, k: int) -> None:
         raise UserError("--knn-k", f"{k}", f"1 to {images}, the images of the bank", "lower it")
     if images >= 1 << _PLACES:
         raise UserError("--knn", f"a bank of {images}", f"below {1 << _PLACES}", "take a part")
+
+
+def require_room(images: int, width: int, free: int | None) -> None:
+    """Raise `UserError` where the least that a bank and a chunk's ranking take is more than `free`
+    bytes; None asks nothing. What a sort takes for itself is not counted."""
+    bank, chunk = 8 * images * width, 8 * _ALIVE * max(_CHUNK, images)
+    if free is None or bank + chunk <= free:
+        return
+    raise UserError(
+        "k-NN",
+        f"a bank of {images} images x {width} in float64, {gib(bank)}, and {gib(chunk)} for "
+        f"ranking, where the GPU has {gib(free)} free",
+        "a bank that fits",
+        "take fewer images (another data.train; log.knn_images in training), a GPU with more "
+        "memory, or the CPU by CUDA_VISIBLE_DEVICES=",
+    )
+
+
+def free_everywhere(world: World) -> int | None:
+    """Collective: free bytes of the fullest rank's GPU, so that all ranks decide alike; None
+    without GPUs."""
+    return min((free for free in world.gather(free_bytes(world.device)) if free is not None),
+               default=None)  # fmt: skip
 
 
 def vote(
@@ -110,9 +135,11 @@ def knn_figures(
     k nearest) and mAP of retrieval. Ranks share the queries; each holds the bank on its device, in
     float64: images x width x 8 bytes.
 
-    Queries without a relevant image in the bank count in top-1 alone.
+    Queries without a relevant image in the bank count in top-1 alone. Raises `UserError` on all
+    ranks for a bank that does not fit.
     """
     require_bank(len(bank), settings.k)
+    require_room(len(bank), bank.features_ND.shape[1], free_everywhere(world))
     mine, device = queries.share(world), world.device
     bank_ND, bank_labels_NL = _unit_bank(bank.features_ND, device), bank.labels_NL.to(device)
     plain = [k for k in PLAIN_K if k <= len(bank)]

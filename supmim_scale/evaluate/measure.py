@@ -11,7 +11,7 @@ from supmim_scale.errors import RankError, UserError
 from supmim_scale.evaluate.classify import hits
 from supmim_scale.evaluate.features import Features, weights_digest
 from supmim_scale.evaluate.few_shot import few_shot_figures
-from supmim_scale.evaluate.knn import knn_figures
+from supmim_scale.evaluate.knn import free_everywhere, knn_figures, require_room
 from supmim_scale.evaluate.probe import probe_figures
 from supmim_scale.evaluate.results import Results
 from supmim_scale.evaluate.robustness import scored_classes
@@ -45,6 +45,9 @@ def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
     }  # fmt: skip
     subject.encoder.eval().to(world.device)
     if sets is not None:
+        if sets.train is not None and wanted.knn is not None:
+            width = int(subject.encoder.num_features)  # type: ignore[arg-type]
+            require_room(len(sets.train), width, free_everywhere(world))
         row |= _on_classes(subject, wanted, world, results, sets)
     if settings is not None and parts is not None:  # last: it may train the encoder
         figures, sheet = segment_figures(subject, parts, settings, world)

@@ -23,6 +23,9 @@ def refused(capsys, *arguments):
         ("optim.learning_rate=1", ["optim.learning_rate", "unknown key"]),
         ("optim.lrr=1", ["did you mean", "lr"]),
         ("optimm.lr=1", ["optimm", "did you mean optim"]),
+        ("profile=true", ["profile", "did you mean log.profile?"]),
+        ("lr=1e-3", ["did you mean optim.lr?"]),
+        ("every=5", ["did you mean log.every or checkpoint.every?"]),
         ("optim.lr=fast", ["optim.lr", "'fast'", "a number"]),
         ("optim.steps=1.5", ["optim.steps", "whole number"]),
         ("data.flip=no", ["data.flip", "true or false"]),
@@ -66,6 +69,7 @@ def test_a_wrong_override_is_one_line(capsys, override, words):
         ("optim: 3", ["optim", "a section of keys"]),
         ("model: {depth: 2, depth: 3}", ["depth", "twice"]),
         ("model: [1", ["invalid YAML"]),
+        ("warmup_steps: 5", ["warmup_steps", "did you mean optim.warmup_steps?"]),
         ("seed: 1", ["about", "add the key"]),
     ],
 )

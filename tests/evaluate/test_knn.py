@@ -7,10 +7,20 @@ from eval_fixture import ALONE, features_of
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
+from supmim_scale.evaluate import knn
 from supmim_scale.evaluate.classify import hits, ranked
 from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.knn import PLAIN_K, KnnSettings, knn_figures, neighbours, relevant, vote
+from supmim_scale.evaluate.knn import (
+    PLAIN_K,
+    KnnSettings,
+    knn_figures,
+    neighbours,
+    relevant,
+    require_room,
+    vote,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])
@@ -92,3 +102,30 @@ def test_a_class_without_a_vote_is_not_among_the_five():
 def test_a_bank_smaller_than_k_is_refused():
     with pytest.raises(UserError, match="--knn-k"):
         neighbours(torch.randn(2, 4), torch.randn(3, 4), 4)
+
+
+def test_a_bank_that_does_not_fit_the_gpu_is_refused_to_the_byte():
+    """ImageNet-1k's 1.28 M images at a width of 1024, and five int64 of 2^25 similarities."""
+    needed = 1_281_167 * 1024 * 8 + 5 * 8 * 2**25
+    require_room(1_281_167, 1024, needed)
+    require_room(1_281_167, 1024, None)
+    with pytest.raises(UserError) as refused:
+        require_room(1_281_167, 1024, needed - 1)
+    for words in ("1281167 images x 1024", "9.77 GiB", "1.25 GiB", "11.02 GiB free", "data.train"):
+        assert words in str(refused.value)
+    with pytest.raises(UserError, match=r"2\.50 GiB for ranking"):  # one query at a time
+        require_room(1 << 26, 1, 0)
+
+
+def test_the_fullest_rank_decides_before_anything_is_computed(monkeypatch):
+    bank = features_of(30, seed=0)
+    monkeypatch.setattr(knn, "_unit_bank", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(World, "gather", lambda *_: [1 << 40, 1 << 20, None])
+    with pytest.raises(UserError, match=r"0\.00 GiB free"):
+        knn_figures(bank, bank, 4, KnnSettings(), ALONE)
+
+
+def test_eval_refuses_a_bank_without_room_before_the_first_image(run_dir, refused, monkeypatch):
+    monkeypatch.setattr(knn, "free_bytes", lambda _: 1 << 30)
+    monkeypatch.setattr("supmim_scale.evaluate.sets.extract", lambda *_: pytest.fail("computed"))
+    refused(["eval", run_dir, "--knn"], "k-NN", "1.00 GiB free", "CUDA_VISIBLE_DEVICES")

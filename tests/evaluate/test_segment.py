@@ -41,6 +41,39 @@ def test_miou_is_that_of_two_libraries_with_the_ignored_label(seed):
     assert accuracy == (pair[0] == pair[1]).mean()
 
 
+HALVES = torch.arange(8).expand(6, 8) // 4  # class 0 on the left, 1 on the right
+IGNORED_EDGE = HALVES.clone()
+IGNORED_EDGE[:, 4] = IGNORE
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "expected"),
+    [
+        (HALVES, HALVES, [1, 1]),
+        (HALVES, 1 - HALVES, [0, 0]),
+        (HALVES, HALVES.roll(1, dims=1), [3 / 5, 3 / 5]),
+        (HALVES, torch.zeros_like(HALVES), [1 / 2, 0]),
+        # One column fewer of class 1: what is predicted where nothing is labelled does not count.
+        (IGNORED_EDGE, torch.zeros_like(HALVES), [4 / 7, 0]),
+        (IGNORED_EDGE, HALVES.where(IGNORED_EDGE != IGNORE, 2), [1, 1]),
+        (IGNORED_EDGE, HALVES.where(HALVES == 0, 2), [1, 0, 0]),
+    ],
+    ids=["right", "wrong", "shifted", "one class", "ignored", "wrong where ignored", "a third"],
+)
+def test_constructed_masks_have_the_iou_of_the_drawing_and_of_scikit_learn(
+    truth, predicted, expected
+):
+    iou_K, accuracy = scores_of(confusion(predicted, truth, 3))
+    kept = truth != IGNORE
+    pair = (truth[kept].numpy(), predicted[kept].numpy())
+    classes = list(range(len(expected)))
+    theirs = jaccard_score(*pair, labels=classes, average=None)
+    assert iou_K[classes].tolist() == pytest.approx(expected, abs=1e-12)
+    assert np.abs(iou_K[classes].numpy() - theirs).max() < 1e-6
+    assert iou_K[len(expected) :].isnan().all()
+    assert accuracy == (pair[0] == pair[1]).mean()
+
+
 def test_a_class_that_is_nowhere_does_not_count():
     truth = torch.tensor([[0, 0, 1, IGNORE]])
     iou_K, accuracy = scores_of(confusion(torch.tensor([[0, 1, 1, 2]]), truth, 4))

@@ -80,6 +80,11 @@ def test_positions_are_resampled_and_registers_refused(tmp_path):
         start_from(joint(), "timm/nowhere_patch16_224")
 
 
+def test_the_gated_mlp_of_dinov2s_largest_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"mlp\.fc1\.weight.*weights of this encoder"):
+        start_from(joint(), saved(drawn("vit_giant_patch14_dinov2"), tmp_path / "x.safetensors"))
+
+
 def test_a_plain_checkpoint_passes_unchanged():
     given = drawn("vit_base_patch16_224").state_dict()
     tensors, left = plain_tensors(given)
