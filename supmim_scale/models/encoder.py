@@ -96,6 +96,9 @@ def build_encoder(name: str, *, drop_path: float = 0.0, **shape: Any) -> VisionT
         raise _not_plain(name, " ".join(str(error).split())) from None
     if type(encoder) is not VisionTransformer:
         raise _not_plain(name, type(encoder).__name__)
+    mlp = encoder.blocks[0].mlp
+    if mlp.fc1.out_features != mlp.fc2.in_features:
+        raise _not_plain(name, "a gated MLP (SwiGLU), whose FLOPs are not counted")
     size, patch = shape["image_size"], encoder.patch_embed.patch_size[0]
     if size % patch:
         raise UserError(

@@ -206,7 +206,8 @@ def test_a_missing_deepspeed_file_names_those_there_are(capsys, shards):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "vit_nothing_patch16", "swin_tiny_patch4_window7_224"]
+    "name",
+    ["resnet50", "vit_nothing_patch16", "swin_tiny_patch4_window7_224", "vit_giant_patch14_dinov2"],
 )
 def test_a_model_that_is_no_plain_vit_is_one_line(capsys, shards, name):
     line = refused(
