@@ -168,18 +168,13 @@ class StepProfiler:
     def __init__(self, folder: Path | None, start: int, steps: int) -> None:
         self._folder, self._start, self._steps = folder, start, steps
         self._running: tuple[profile, ClockMark, float] | None = None
-        self._last = 0
 
     def step(self, steps_done: int, clock: StepClock) -> Profile | None:
         """Begin or end where it is time; what was found, once its files are written.
 
-        Waits for the device where it begins and ends. A run that was rolled back meanwhile is
-        profiled anew: the steps were not in a row, and the clock may have been read between them.
+        Waits for the device where it begins and ends. Between lies no log line (`profiled_from`),
+        where the clock is read and a run may be rolled back.
         """
-        if self._running and steps_done <= self._last:
-            self._discard(clock)
-            self._start = steps_done
-        self._last = steps_done
         if self._folder is None or steps_done < self._start:
             return None
         if self._running is None:
@@ -199,23 +194,16 @@ class StepProfiler:
         clock.paused(time.perf_counter() - ended)
         return found
 
-    def _discard(self, clock: StepClock) -> None:
-        assert self._running is not None
-        profiler, mark, _ = self._running
-        begun = time.perf_counter()
-        clock.go_back(mark)
-        profiler.stop()
-        self._running = None
-        clock.paused(time.perf_counter() - begun)
-
 
 def profiled_from(begun: int, num_steps: int, every: int, steps: int) -> int | None:
     """Steps done where a run profiles `steps` of its own: at its first log line, or after its
-    first step where it is too short for that; None: it is too short for either."""
+    first step where it is too short for that; None: it is too short for either before the next
+    line."""
     at_line = (begun // every + 1) * every
     if at_line + steps < num_steps:
         return at_line
-    return begun + 1 if begun + 1 + steps < num_steps else None
+    ended = begun + 1 + steps
+    return begun + 1 if ended < min(num_steps, at_line) else None
 
 
 def _wait_for_device() -> None:
