@@ -58,6 +58,8 @@ def test_every_attention_kernel_gives_what_plain_math_gives_and_is_named(wanted)
     try:
         engine, arguments, kernel = plain_engine(f"engine.attention={wanted}")
     except UserError as refused:
+        if wanted != "cudnn":  # what torch was built without, or the device is too old for
+            raise
         pytest.skip(str(refused))
     loss, norm = first_step(engine, arguments)
     exact, exact_norm = first_step(*plain_engine("engine.attention=math")[:2])
@@ -99,7 +101,9 @@ def test_compiled_blocks_lose_what_eager_ones_lose(stage):
 def test_uploads_do_not_wait_and_bring_the_values():
     sent = [torch.full((1 << 16,), float(value)) for value in range(32)]
     wanted = [values.clone() for values in sent]
+    held = [upload(values, DEVICE) for values in sent]  # pinned memory is there from now on
     torch.cuda.synchronize()
+    del held
     torch.cuda._sleep(1 << 30)  # half a second of the device's
     found = [upload(values, DEVICE) for values in sent]
     for values in sent:
