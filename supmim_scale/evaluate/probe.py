@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluate.features import ROWS, Features
 from supmim_scale.progress import progress
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _HELD_OUT, _SEED = 10, 0
-_ROWS = 16_384  # at a time
 _SWEEP_ROUNDS, _ROUNDS, _FLAT = 100, 1000, 1e-9  # L-BFGS ends there, or where no gradient is larger
 
 _CONVERGED = 1e-6  # the largest gradient of a minimum
@@ -271,14 +270,14 @@ def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, deviation, at least 1e-6) in float64, of rows in parts: a set has no second copy."""
-    parts, count = features_ND.split(_ROWS), len(features_ND)
+    parts, count = features_ND.split(ROWS), len(features_ND)
     mean_D = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
     squares = torch.stack([(part.double() - mean_D).square().sum(0) for part in parts])
     return mean_D, (squares.sum(0) / count).sqrt().clamp_min(1e-6)
 
 
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
-    parts = features.features_ND.split(_ROWS), features.labels_NL.split(_ROWS)
+    parts = features.features_ND.split(ROWS), features.labels_NL.split(ROWS)
     return list(zip(*parts, strict=True))
 
 
