@@ -1,5 +1,6 @@
 """safetensors files that whoever may read their folder may read."""
 
+import contextlib
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -16,5 +17,7 @@ def write_tensors(
 
 
 def open_as_folder(path: Path) -> None:
-    """Let a file be read by whoever may read its folder (safetensors 0.8 lets its owner alone)."""
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    """Let a file be read by whoever may read its folder (safetensors 0.8 lets its owner alone);
+    a file system without such rights keeps its own."""
+    with contextlib.suppress(PermissionError):
+        path.chmod(0o600 | (path.parent.stat().st_mode & 0o044))

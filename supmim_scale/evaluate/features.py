@@ -22,7 +22,7 @@ from supmim_scale.progress import progress
 from supmim_scale.tensor_files import write_tensors
 
 Encode = Callable[[Tensor], Tensor]
-_ROWS = 16_384  # of one message between ranks
+ROWS = 16_384  # of one message between ranks, and of one product on a device
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _joined(mine: Features | None, world: World) -> Features:
     places_N, start = np.empty_like(order), 0
     places_N[order] = np.arange(len(order))
     for rank, ids, _, width in shares:
-        for first in range(0, len(ids), _ROWS):
-            rows = slice(first, min(first + _ROWS, len(ids)))
+        for first in range(0, len(ids), ROWS):
+            rows = slice(first, min(first + ROWS, len(ids)))
             part_BD = torch.empty(rows.stop - first, width)
             if rank == world.rank and mine is not None:
                 part_BD = mine.features_ND[rows].contiguous()

@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluate.features import ROWS, Features
 from supmim_scale.progress import progress
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _HELD_OUT, _SEED = 10, 0
-_ROWS = 16_384  # at a time
 _SWEEP_ROUNDS, _ROUNDS, _FLAT = 100, 1000, 1e-9  # L-BFGS ends there, or where no gradient is larger
 
 _CONVERGED = 1e-6  # the largest gradient of a minimum
@@ -31,7 +30,8 @@ _CONVERGED = 1e-6  # the largest gradient of a minimum
 @dataclass(frozen=True)
 class Linear:
     """logits = (features - mean) / scale @ weight + bias, in float64. `gradient`: of L-BFGS, the
-    largest that was left."""
+    largest that was left, in the coordinates in which it walks: whatever the unit of the features,
+    curvature there is that of the loss."""
 
     weight_DK: Tensor
     bias_K: Tensor
@@ -43,6 +43,16 @@ class Linear:
         """(B, classes)."""
         x_BD = features_BD.to(self.weight_DK.device).double()
         return (x_BD - self.mean_D) / self.scale_D @ self.weight_DK + self.bias_K
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of all ranks' images: mean of the features, a quarter of their covariance (what the loss of
+    two classes curves like where nothing is known yet), and their number."""
+
+    mean_D: Tensor
+    quarter_DD: Tensor
+    images: float
 
 
 def probe_figures(
@@ -59,23 +69,24 @@ def probe_figures(
     values, name = (L2, "probe_l2") if solver == "lbfgs" else (LEARNING_RATES, "probe_lr")
     scores, chosen_on = [], train.rows(kept).on(world.device)
 
-    def fit(rows: Features, value: float, rounds: int) -> Linear:
+    def fit(rows: Features, value: float, rounds: int, spread: Spread | None) -> Linear:
         if solver == "lbfgs":
-            return fit_lbfgs(rows, num_classes, value, world, rounds)
+            return fit_lbfgs(rows, num_classes, value, world, rounds, spread)
         return fit_sgd(rows, num_classes, value, world)
 
     if solver == "lbfgs":
         places = places[world.rank :: world.world_size]
     fitted = train.rows(places).on(world.device)
+    spread = spread_of(fitted, world) if solver == "lbfgs" else None  # the same for every value
     with progress("probe", len(values) + 1, "fit", shown=world.is_main) as bar:
         for value in values:
-            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS), chosen_on, world)
+            top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS, spread), chosen_on, world)
             scores.append(top1)
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
-        del fitted
+        del fitted, spread
         whole = train.share(world) if solver == "lbfgs" else train
-        probe = fit(whole.on(world.device), best, _ROUNDS)
+        probe = fit(whole.on(world.device), best, _ROUNDS, None)
         top1, top5 = scored(probe, held_out, world)
         bar.update()
     row = {"probe_top1": top1, "probe_top5": top5, name: best,
@@ -96,42 +107,73 @@ def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, floa
 
 
 def fit_lbfgs(
-    mine: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS
-) -> Linear:
+    mine: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS,
+    spread: Spread | None = None,
+) -> Linear:  # fmt: skip
     """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
 
     Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
-    is this rank's share of the images; ranks sum their gradients. Equal to scikit-learn's
-    LogisticRegression with C = 1 / (images x l2).
+    is this rank's share of the images, `spread` that of all ranks', where it is known. Equal to
+    scikit-learn's LogisticRegression with C = 1 / (images x l2).
 
-    L-BFGS walks in coordinates in which the curvature is about the same in all directions: features
-    of one encoder differ by orders of magnitude in theirs, and it would not arrive.
+    Rank 0 walks and the others answer: of walkers that differ by a bit, as kinds of CPU do, one
+    would ask once more than the rest, and wait for ever.
     """
-    device = world.device
-    mean_D, root_DD, images = _curvature(mine, l2, world)
-    walked = torch.zeros(len(mean_D) + 1, num_classes, dtype=torch.float64, device=device)
-    walked.requires_grad_()
-    loss_of, slope = _loss(mine.labels_NL), torch.zeros_like(walked)
+    spread = spread or spread_of(mine, world)
+    device, loss_of = world.device, _loss(mine.labels_NL)
+    shape = len(spread.mean_D) + 1, num_classes
+
+    def hear(params: Tensor, left: float = -1.0) -> tuple[Tensor, float]:
+        """Collective: what rank 0 says; `left` is the gradient at the end, and -1 until then."""
+        said = torch.cat([params.flatten(), params.new_tensor([left])])
+        world.sum(said if world.is_main else said.zero_())
+        return said[:-1].view(shape), said[-1].item()
+
+    def summed(params: Tensor) -> Tensor:
+        """Collective: mean loss and its gradient, flat."""
+        params = params.detach().requires_grad_()
+        total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
+        for x_BD, labels_BL in _chunks(mine):
+            logits_BK = (x_BD.to(device).double() - spread.mean_D) @ params[:-1] + params[-1]
+            loss = loss_of(logits_BK, labels_BL.to(device)) / spread.images
+            (part,) = torch.autograd.grad(loss, params)
+            total += torch.cat([loss.detach().view(1), part.flatten()])
+        return world.sum(total)
+
+    fitted, left = torch.zeros(shape, dtype=torch.float64, device=device), -1.0
+    if world.is_main:
+        fitted, left = _walk(lambda params: summed(hear(params)[0]), fitted, spread, l2, rounds)
+        hear(fitted, left)
+    else:
+        while left == -1:
+            fitted, left = hear(fitted)
+            if left == -1:
+                summed(fitted)
+    return Linear(fitted[:-1], fitted[-1], spread.mean_D, torch.ones_like(spread.mean_D), left)
+
+
+def _walk(
+    summed: Callable[[Tensor], Tensor], start: Tensor, spread: Spread, l2: float, rounds: int
+) -> tuple[Tensor, float]:
+    """(weights and bias, largest gradient left), by L-BFGS from a `start` of zeros.
+
+    It walks in coordinates in which the curvature is about the same in all directions: features of
+    one encoder differ by orders of magnitude in theirs, and it would not arrive.
+    """
+    root_DD, walked = _root(spread, l2), start.clone().requires_grad_()
 
     def weights() -> Tensor:
         weight_DK = torch.linalg.solve_triangular(root_DD.T, walked.detach()[:-1], upper=True)
         return torch.cat([weight_DK, walked.detach()[-1:]])
 
     def closure() -> Tensor:
-        params = weights().requires_grad_()
-        total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
-        for x_BD, labels_BL in _chunks(mine):
-            logits_BK = (x_BD.to(device).double() - mean_D) @ params[:-1] + params[-1]
-            loss = loss_of(logits_BK, labels_BL.to(device)) / images
-            (part,) = torch.autograd.grad(loss, params)
-            total += torch.cat([loss.detach().view(1), part.flatten()])
-        world.sum(total)
-        decay = params.detach().clone()
-        decay[-1] = 0
-        slope.copy_(total[1:].view_as(params) + l2 * decay)
+        params = weights()
+        total = summed(params)
+        params[-1] = 0  # the bias does not decay
+        slope = total[1:].view_as(params) + l2 * params
         steep_DK = torch.linalg.solve_triangular(root_DD, slope[:-1], upper=False)
         walked.grad = torch.cat([steep_DK, slope[-1:]])
-        return total[0] + l2 / 2 * decay.square().sum()
+        return total[0] + l2 / 2 * params.square().sum()
 
     optimizer = torch.optim.LBFGS(
         [walked], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
@@ -139,15 +181,12 @@ def fit_lbfgs(
     )  # fmt: skip
     optimizer.step(closure)
     closure()  # the line search may have asked last beside the point it took
-    fitted = weights()
-    return Linear(
-        fitted[:-1], fitted[-1], mean_D, torch.ones_like(mean_D), slope.abs().max().item()
-    )
+    assert walked.grad is not None
+    return weights(), walked.grad.abs().max().item()
 
 
-def _curvature(mine: Features, l2: float, world: World) -> tuple[Tensor, Tensor, float]:
-    """Collective: (mean of the features, lower root of a quarter of their covariance + l2, their
-    number): what the loss of two classes curves like where nothing is known yet."""
+def spread_of(mine: Features, world: World) -> Spread:
+    """Collective: of the images whose shares the ranks hold."""
     device, width = world.device, mine.features_ND.shape[1]
     sums = torch.zeros(width + 1, dtype=torch.float64, device=device)
     for x_BD, _ in _chunks(mine):
@@ -159,9 +198,18 @@ def _curvature(mine: Features, l2: float, world: World) -> tuple[Tensor, Tensor,
     for x_BD, _ in _chunks(mine):
         off_BD = x_BD.to(device).double() - mean_D
         squares_DD += off_BD.T @ off_BD
-    world.sum(squares_DD)
-    squares_DD.mul_(0.25 / images).diagonal().add_(l2)
-    return mean_D, torch.linalg.cholesky(squares_DD), images
+    return Spread(mean_D, world.sum(squares_DD).mul_(0.25 / images), images)
+
+
+def _root(spread: Spread, l2: float) -> Tensor:
+    """Lower root of the curvature with l2, or with what rounding may have taken from it (width x
+    epsilon of its sum) where l2 is less: it bends the walk alone, not the minimum."""
+    curved_DD = spread.quarter_DD.clone()
+    diagonal_D = curved_DD.diagonal()
+    lost = len(diagonal_D) * torch.finfo(torch.float64).eps * diagonal_D.sum().item()
+    diagonal_D.add_(max(l2, lost))
+    root_DD: Tensor = torch.linalg.cholesky(curved_DD)
+    return root_DD
 
 
 def fit_sgd(
@@ -222,14 +270,14 @@ def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, deviation, at least 1e-6) in float64, of rows in parts: a set has no second copy."""
-    parts, count = features_ND.split(_ROWS), len(features_ND)
+    parts, count = features_ND.split(ROWS), len(features_ND)
     mean_D = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
     squares = torch.stack([(part.double() - mean_D).square().sum(0) for part in parts])
     return mean_D, (squares.sum(0) / count).sqrt().clamp_min(1e-6)
 
 
 def _chunks(features: Features) -> Sequence[tuple[Tensor, Tensor]]:
-    parts = features.features_ND.split(_ROWS), features.labels_NL.split(_ROWS)
+    parts = features.features_ND.split(ROWS), features.labels_NL.split(ROWS)
     return list(zip(*parts, strict=True))
 
 

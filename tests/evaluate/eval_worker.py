@@ -1,13 +1,18 @@
 """Started under torchrun by tests: one evaluation a set, written by rank 0.
 
 torchrun --nproc-per-node 3 tests/evaluate/eval_worker.py RUN OUT MASKS VAL ...
+
+Ranks say their features in messages of four rows, and rank 0 alone may walk to a probe.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import torch
+
 from supmim_scale.engine import join_world, leave_world
+from supmim_scale.evaluate import features
 from supmim_scale.evaluate.knn import KnnSettings
 from supmim_scale.evaluate.measure import measure
 from supmim_scale.evaluate.segment import SegmentSettings
@@ -29,6 +34,9 @@ def rows(run_dir, out, masks, sets, world):
 
 if __name__ == "__main__":
     here = join_world()
+    features.ROWS = 4
+    if not here.is_main:
+        torch.optim.LBFGS = None
     figures = rows(sys.argv[1], *sys.argv[2:4], sys.argv[4:], here)
     if here.is_main:
         (Path(sys.argv[2]) / f"{here.world_size}.json").write_text(json.dumps(figures))

@@ -11,7 +11,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
 from supmim_scale.evaluate.few_shot import draw_shots, few_shot_figures, fit_ridge
-from supmim_scale.evaluate.probe import fit_lbfgs, fit_sgd, one_hot, probe_figures, scored
+from supmim_scale.evaluate.probe import (
+    fit_lbfgs,
+    fit_sgd,
+    one_hot,
+    probe_figures,
+    scored,
+    spread_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +56,46 @@ def test_features_of_unequal_scales_do_not_keep_the_probe_from_its_minimum():
         reference.fit(x, y)
     ours = probe.logits(given.features_ND).softmax(1).numpy()
     assert np.abs(ours - reference.predict_proba(x)).max() < 1e-6
+
+
+def scaled(features, by, offset_ND=0.0):
+    return Features(features.ids_N, features.labels_NL, features.features_ND * by + offset_ND)
+
+
+def test_whether_the_probe_came_to_its_minimum_does_not_depend_on_the_unit_of_features():
+    """In the features' own coordinates the gradient grows with their unit."""
+    train = features_of(200, seed=11, spread=0.5)
+    for unit in (1e-4, 1e4):
+        large = scaled(train, unit)
+        short = fit_lbfgs(train, 4, 1e-4, ALONE, rounds=3)
+        assert fit_lbfgs(large, 4, 1e-4 * unit**2, ALONE, rounds=3).gradient == pytest.approx(
+            short.gradient, rel=1e-3
+        )
+        assert short.gradient > 1e-6
+        for l2 in (1e-4, 1e-4 * unit**2):
+            assert fit_lbfgs(large, 4, l2, ALONE).gradient <= 1e-6
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-6])
+def test_fewer_images_than_features_that_go_together_have_a_probe(l2):
+    train = features_of(30, seed=12, width=100)
+    common_ND = 1e5 * torch.linspace(-1, 1, 30)[:, None] * torch.ones(100)
+    given = scaled(train, 1e3, common_ND)
+    probe = fit_lbfgs(given, 4, l2, ALONE, rounds=100)
+    assert scored(probe, given, ALONE)[0] == 1
+
+
+def test_the_spread_of_the_same_rows_is_asked_for_once(monkeypatch):
+    """Once for the sweep, once for the whole set."""
+    sets = []
+
+    def counted(rows, world):
+        sets.append(len(rows))
+        return spread_of(rows, world)
+
+    monkeypatch.setattr("supmim_scale.evaluate.probe.spread_of", counted)
+    probe_figures(features_of(40, seed=13), features_of(10, seed=14), 4, "lbfgs", ALONE)
+    assert sets == [36, 40]
 
 
 def test_the_probe_of_several_labels_is_a_regression_a_class():
