@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import Features, free_bytes
+from supmim_scale.evaluate.features import ROWS, Features, free_bytes
 from supmim_scale.progress import progress
 from supmim_scale.units import gib
 
@@ -26,7 +26,6 @@ RECALL_AT = (1, 5, 10)
 _LEVELS, _PLACES = 36, 26  # bits of a key for the similarity and for the place in the bank
 _LAST = (1 << _PLACES) - 1
 _CHUNK = 1 << 25  # similarities at a time
-_ROWS = 1 << 14  # rows of the bank that are normalised at a time
 _ALIVE = 5  # of a chunk, 8 bytes each: similarities, levels, keys; those sorted, and their places
 
 
@@ -50,7 +49,7 @@ def neighbours(
     found = []
     for part_QD in queries_QD.split(max(1, chunk // len(bank_ND))):
         unit_QD = _unit(part_QD.to(bank_ND.device))
-        parts = [unit_QD @ _unit(rows_ND).T for rows_ND in bank_ND.split(_ROWS)]
+        parts = [unit_QD @ _unit(rows_ND).T for rows_ND in bank_ND.split(ROWS)]
         found.append(_ranking(torch.cat(parts, dim=1), k))
     similar, places = zip(*found, strict=True)
     return torch.cat(similar), torch.cat(places)
@@ -188,8 +187,8 @@ def _named(names: Sequence[str], sums: list[float]) -> dict[str, float]:
 def _unit_bank(bank_ND: Tensor, device: torch.device) -> Tensor:
     """Rows of length 1 in float64 on the device, which holds nothing else as large."""
     unit_ND = torch.empty(bank_ND.shape, dtype=torch.float64, device=device)
-    for start in range(0, len(bank_ND), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for start in range(0, len(bank_ND), ROWS):
+        rows = slice(start, start + ROWS)
         unit_ND[rows] = _unit(bank_ND[rows].to(device))
     return unit_ND
 
