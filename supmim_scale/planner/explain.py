@@ -32,7 +32,8 @@ def _states(plan: Plan) -> list[str]:
     if sharding.stage == 3:
         lines.append(
             f"gathered: {gib(memory.gathered)} from stage3_max_live_parameters "
-            f"{sharding.max_live:,}; tensors of at most {sharding.persistence:,} stay whole"
+            f"{sharding.max_live:,} and stage3_prefetch_bucket_size {sharding.prefetch:,}; tensors "
+            f"of at most {sharding.persistence:,} stay whole"
         )
     if memory.buckets:
         bucket = f"reduce_bucket_size {sharding.reduce_bucket:,}"

@@ -75,8 +75,15 @@ def memory_of(
         fullest = Reduction(size, sharding, ranks).fullest(activations, accumulation)
     else:
         late = late_gradients(states.gradients, sharding.stage, sharding.precision, accumulation)
-        traced, filled = activations.fullest(late, 1 - size.encoder_params / size.num_params)
-        fullest = Moment(traced, states.gradients - late + filled, standing)
+        early, outer_share = states.gradients - late, 1 - size.encoder_params / size.num_params
+        traced, filled = activations.fullest_backward(late, outer_share)
+        in_forward, in_backward = gathered_bytes(size, sharding, ranks)
+        kept = standing / 2 if sharding.stage == 3 else 0.0
+        fullest = max(
+            Moment(activations.forward_peak, early, kept, in_forward),
+            Moment(traced, early + filled, standing, in_backward),
+            key=lambda moment: moment.total,
+        )
     step = step_bytes(size, sharding, ranks)
     return Memory(
         parameters=states.parameters,
@@ -84,7 +91,7 @@ def memory_of(
         gradients=fullest.gradients,
         optimizer=states.optimizer,
         ema=states.ema,
-        gathered=gathered_bytes(size, sharding, ranks),
+        gathered=fullest.gathered,
         buckets=fullest.buckets,
         activations=fullest.traced - activations.logits,
         logits=activations.logits,
@@ -104,18 +111,24 @@ def step_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
     return FP32 * size.num_params / ranks
 
 
-def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> float:
-    """Stage 3: parameters that are whole for a while, small ones that stay whole, hpZ's shard.
+def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> tuple[float, float]:
+    """Stage 3, in forward and in backward: parameters that are whole for a while, small ones that
+    stay whole, hpZ's shard, and the buffer that a prefetch is gathered into.
 
-    On one rank nothing is gathered: the shard is the whole.
+    That buffer lives until the last of its parameters is used (the handle in DeepSpeed 0.19.8's
+    `__inflight_param_registry`, partitioned_param_coordinator.py), beside the copies of all of
+    them. A model that stays whole after forward is gathered no more. On one rank nothing is
+    gathered: the shard is the whole.
     """
     if sharding.stage != 3 or ranks == 1:
-        return 0.0
+        return 0.0, 0.0
     working = _working(sharding)
     alive = min(size.num_params, max(sharding.max_live, size.largest))
     persistent = sum(n for n in size.sizes if n <= sharding.persistence)
     second = size.num_params / sharding.second_shard if sharding.second_shard > 1 else 0.0
-    return working * (min(size.num_params, alive + persistent) + second)
+    held = working * (min(size.num_params, alive + persistent) + second)
+    buffer = working * min(size.num_params - persistent, sharding.prefetch)
+    return held + buffer, held + (buffer if alive < size.num_params else 0.0)
 
 
 def bucket_bytes(size: ModelSize, sharding: Sharding) -> tuple[float, float]:

@@ -23,16 +23,17 @@ _NORM = 8  # the norm of a gradient is taken in fp64 (`get_grad_norm_direct`)
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes of a trace, and of gradients and buffers beside it."""
+    """Bytes of a trace, and of gradients, buffers and gathered parameters beside it."""
 
     traced: float
     gradients: float
     buckets: float
+    gathered: float = 0.0
 
     @property
     def total(self) -> float:
-        """All three."""
-        return self.traced + self.gradients + self.buckets
+        """All of them."""
+        return self.traced + self.gradients + self.buckets + self.gathered
 
 
 @dataclass(frozen=True)

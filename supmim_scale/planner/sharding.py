@@ -39,6 +39,7 @@ class Sharding:
     reduce_bucket: int
     overlaps: bool
     max_live: int
+    prefetch: int
     persistence: int
     offloads_optimizer: bool
     offloads_parameters: bool
@@ -63,7 +64,7 @@ def sharding_of(
 ) -> Sharding:
     """The recipe's, through the same completion as training's. Raises `UserError`."""
     if config.engine.kind == "plain":
-        return Sharding(None, precision, 0, False, 0, 0, False, False, 1, False, False)
+        return Sharding(None, precision, 0, False, 0, 0, 0, False, False, 1, False, False)
     content = complete_ds_config(
         load_ds_config(config.engine.ds_config),
         micro_batch=micro_batch,
@@ -84,6 +85,7 @@ def sharding_of(
         else int(zero.get("reduce_bucket_size", _BUCKET)),
         overlaps=bool(zero.get("overlap_comm", stage == 3)),
         max_live=int(zero.get("stage3_max_live_parameters", 0)),
+        prefetch=int(zero.get("stage3_prefetch_bucket_size", 0)),
         persistence=int(zero.get("stage3_param_persistence_threshold", _PERSISTENCE)),
         offloads_optimizer=_is_on_host(zero.get("offload_optimizer")),
         offloads_parameters=_is_on_host(zero.get("offload_param")),

@@ -58,14 +58,13 @@ class Trace:
         """The largest of all."""
         return max(self.forward_peak, self.outer_peak, *self.block_peaks)
 
-    def fullest(self, late: float, outer_share: float) -> tuple[float, float]:
-        """(bytes of the trace, bytes of `late`) at the moment when their sum is largest.
+    def fullest_backward(self, late: float, outer_share: float) -> tuple[float, float]:
+        """(bytes of the trace, bytes of `late`) when their sum is largest in backward.
 
         `late` fills while gradients become whole, with its `outer_share` before the blocks.
         """
         filled = [late * (outer_share + (1 - outer_share) * share) for share in self.done]
         moments = [
-            (self.forward_peak, 0.0),
             (self.outer_peak, late * outer_share),
             *zip(self.block_peaks, filled, strict=True),
         ]

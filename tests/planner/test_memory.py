@@ -10,8 +10,8 @@ from supmim_scale.planner.trace import Gradient, Trace
 
 SIZE = ModelSize(1000, 100, 800, (500, 400, 90, 10))
 STAGE_3 = Sharding(
-    stage=3, precision="bf16", reduce_bucket=50, overlaps=True, max_live=400, persistence=10,
-    offloads_optimizer=False, offloads_parameters=False, second_shard=1,
+    stage=3, precision="bf16", reduce_bucket=50, overlaps=True, max_live=400, prefetch=0,
+    persistence=10, offloads_optimizer=False, offloads_parameters=False, second_shard=1,
     quantized_weights=False, quantized_gradients=False,
 )  # fmt: skip
 TRACE = Trace(
@@ -27,14 +27,22 @@ def memory(sharding, ranks=4, accumulation=1):
 
 
 def test_stage_3_gathers_what_may_live_or_the_largest_tensor_and_keeps_small_ones():
-    assert gathered_bytes(SIZE, STAGE_3, 4) == 2 * (500 + 10)
-    assert gathered_bytes(SIZE, replace(STAGE_3, max_live=600), 4) == 2 * (600 + 10)
-    assert gathered_bytes(SIZE, STAGE_3, 1) == 0
+    assert gathered_bytes(SIZE, STAGE_3, 4) == (2 * (500 + 10), 2 * (500 + 10))
+    assert gathered_bytes(SIZE, replace(STAGE_3, max_live=600), 4)[1] == 2 * (600 + 10)
+    assert gathered_bytes(SIZE, STAGE_3, 1) == (0, 0)
+
+
+def test_a_prefetch_has_a_buffer_of_its_own_until_the_model_stays_whole():
+    fetching = replace(STAGE_3, prefetch=200)
+    assert gathered_bytes(SIZE, fetching, 4) == (2 * (510 + 200), 2 * (510 + 200))
+    whole = replace(fetching, max_live=10_000, prefetch=10_000)
+    assert gathered_bytes(SIZE, whole, 4) == (2 * (1000 + 990), 2 * 1000)
 
 
 def test_hpz_adds_a_second_shard_of_the_weights():
     with_hpz = replace(STAGE_3, second_shard=8)
-    assert gathered_bytes(SIZE, with_hpz, 64) - gathered_bytes(SIZE, STAGE_3, 64) == 2 * 1000 / 8
+    pairs = zip(gathered_bytes(SIZE, with_hpz, 64), gathered_bytes(SIZE, STAGE_3, 64), strict=True)
+    assert [a - b for a, b in pairs] == [2 * 1000 / 8] * 2
 
 
 def test_offloaded_states_leave_the_gpu_for_the_host():
