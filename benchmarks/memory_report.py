@@ -96,7 +96,8 @@ def kind_table(rows: list[Row]) -> str:
              "gradients + activations"]  # fmt: skip
     note = (
         "Measured / predicted while backward runs; a prediction of the step has no kinds. Plain "
-        "PyTorch's gradients come while activations go: the planner has them among those."
+        "PyTorch's gradients come while activations go: the planner has them among those. Nobody "
+        "owns the buffer of a prefetch: it is measured among activations, predicted as gathered."
     )
     return f"{note}\n\n{markdown_table(heads, lines)}"
 
