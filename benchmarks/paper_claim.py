@@ -5,7 +5,7 @@
     python benchmarks/paper_claim.py --cifar10 DIR --ablations     then these, a row each
     python benchmarks/paper_claim.py --cifar10 DIR --sizes 384x12/4 192x9/2     other ViTs
     python benchmarks/paper_claim.py --cifar10 DIR --middle        a fifth of the images, 10 epochs
-    python benchmarks/paper_claim.py --cifar10 DIR --short         a subset, minutes on a CPU
+    python benchmarks/paper_claim.py --cifar10 DIR --short         a subset, 40 minutes on a CPU
 
 DIR holds `train.npz` and `test.npz`: JPEG bytes one after the other (`jpeg`), where each begins and
 the last ends (`offsets`), class ids (`labels`).
