@@ -294,7 +294,7 @@ def expected_mfu(path: Path, job: Job) -> float | None:
     names = ("model", "layout", "image_size")
     found = [
         row["expected_mfu"] for row in rows
-        if row["kind"] == "shapes" and all(row[name] == job[name] for name in names)
+        if row.get("kind") == "shapes" and all(row[name] == job[name] for name in names)
     ]  # fmt: skip
     return found[-1] if found else None
 
