@@ -26,7 +26,7 @@ PAIR_BOUNDS = {"timm": "at least 1.20", "timm_compiled": "at least 1.05",
                "two_forwards": "at least 1.25", "stage3": "at most 1.10"}  # fmt: skip
 SAME = ("model", "layout", "policy", "micro_batch", "world_size", "image_size", "overrides")
 NAMES = ("kind", "pair", "model", "layout", "engine", "policy", "precision", "image_size",
-         "micro_batch", "images", "world_size", "overrides")  # fmt: skip
+         "micro_batch", "images", "world_size", "overrides", "data")  # fmt: skip
 
 
 def main() -> int:
@@ -84,7 +84,8 @@ def table(rows: list[Row]) -> str:
 
 
 def _line(row: Row) -> list[str]:
-    policy = " ".join([row["policy"], *(word.partition(".")[2] for word in row["overrides"])])
+    words = [word.partition(".")[2] for word in row["overrides"]]
+    policy = " ".join([row["policy"], *words, *_fed(row)])
     names = [row["model"], row["layout"], row["engine"], policy]
     if "error" in row:
         return [*names, *["" for _ in range(20)], "failed"]
@@ -230,7 +231,7 @@ def splits(axes: Axes, rows: list[Row]) -> None:
         axes.barh(range(len(rows)), width, left=left, color=color, label=phase)
         left += width
     names = [" ".join([row["model"], row["layout"], row["engine"], row["policy"], row["precision"],
-                       *row["overrides"]]) for row in rows]  # fmt: skip
+                       *row["overrides"], *_fed(row)]) for row in rows]  # fmt: skip
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     for place, (row, end) in enumerate(zip(rows, left, strict=True)):
         text = f" {row['images_per_s']:.1f} img/s, {row['roof_share']:.0%} of the roof"
@@ -259,6 +260,10 @@ def ratios(axes: Axes, rows: list[Row]) -> None:
     names = [f"{row['what']}\n{row['model']}, {row['engine']}, {row['precision']}" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _fed(row: Row) -> list[str]:
+    return ["fed"] if row.get("data") else []
 
 
 def _bare(axes: Axes, rows: list[Row]) -> None:
