@@ -41,7 +41,14 @@ def test_a_row_that_learned_something_else_is_no_measurement(monkeypatch):
     spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks/throughput.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shared = {"model": "m", "layout": "l", "image_size": 32, "precision": "fp32", "global_batch": 4}
+    shared = {
+        "model": "m",
+        "layout": "l",
+        "image_size": 32,
+        "precision": "fp32",
+        "data": None,
+        "global_batch": 4,
+    }
     base = {**shared, "engine": "plain", "loss": 5.0, "images_per_s": 10.0}
     faster = {**shared, "engine": "zero1", "loss": 5.1, "images_per_s": 20.0}
     module.guard(faster, [base])
