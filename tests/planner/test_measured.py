@@ -60,8 +60,11 @@ def test_a_head_larger_than_all_blocks_is_predicted_too_and_a_timeline_has_the_p
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
 @pytest.mark.parametrize(
     ("precision", "accumulation", "bucket"),
-    [("bf16", 1, 1_000_000), ("bf16", 1, 5_000_000), ("fp32", 2, 1_000_000)],
-    ids=["beyond the bucket", "within the bucket", "beyond, fp32, accumulated"],
+    [
+        pytest.param("bf16", 1, 1_000_000, id="beyond the bucket"),
+        pytest.param("bf16", 1, 5_000_000, id="within the bucket", marks=pytest.mark.slow),
+        pytest.param("fp32", 2, 1_000_000, id="beyond, fp32, accumulated"),
+    ],
 )
 def test_at_stage_2_a_head_is_predicted_on_either_side_of_the_bucket(
     benchmark, tmp_path, precision, accumulation, bucket
