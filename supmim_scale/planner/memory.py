@@ -122,7 +122,7 @@ def gathered_bytes(size: ModelSize, sharding: Sharding, ranks: int) -> tuple[flo
     """
     if sharding.stage != 3 or ranks == 1:
         return 0.0, 0.0
-    working = _working(sharding)
+    working = sharding.working
     alive = min(size.num_params, max(sharding.max_live, size.largest))
     persistent = sum(n for n in size.sizes if n <= sharding.persistence)
     second = size.num_params / sharding.second_shard if sharding.second_shard > 1 else 0.0
@@ -142,11 +142,7 @@ def bucket_bytes(size: ModelSize, sharding: Sharding) -> tuple[float, float]:
         return 0.0, 0.0
     if sharding.stage == 1 and sharding.precision == "bf16":
         return float((FP32 + BF16) * min(size.num_params, sharding.reduce_bucket)), 0.0
-    working, bucket = _working(sharding), sharding.reduce_bucket
     if sharding.stage == 3:
-        return 0.0, float(working * (bucket + min(size.num_params, bucket)))
-    return 0.0, float(working * bucket * (2 if sharding.overlaps else 1))
-
-
-def _working(sharding: Sharding) -> int:
-    return BF16 if sharding.precision == "bf16" else FP32
+        flattened = sharding.working * min(size.num_params, sharding.reduce_bucket)
+        return 0.0, sharding.bucket_bytes + flattened
+    return 0.0, sharding.bucket_bytes

@@ -56,8 +56,8 @@ class Reduction:
         return norm if self._is_bf16 else self._kept() + max(0.0, norm - shard)
 
     def _moments(self, trace: Trace, accumulation: int) -> Iterator[Moment]:
-        bucket, working = self.sharding.reduce_bucket, BF16 if self._is_bf16 else FP32
-        standing = float(working * bucket * (2 if self.sharding.overlaps else 1))
+        bucket, working = self.sharding.reduce_bucket, self.sharding.working
+        standing = self.sharding.bucket_bytes
         whole = FP32 * self._shard if self._is_bf16 else self._kept()
         held = whole if accumulation > 1 else 0.0
         after = whole if self._is_bf16 else held + whole

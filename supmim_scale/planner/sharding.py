@@ -7,6 +7,7 @@ from supmim_scale.config import RunConfig
 from supmim_scale.engine.ds_config import complete_ds_config, load_ds_config
 from supmim_scale.models.joint import JointModel
 from supmim_scale.optim import largest_block
+from supmim_scale.planner.states import BF16, FP32
 
 # Defaults of DeepSpeed 0.19.8 (runtime/zero/config.py).
 _BUCKET = 500_000_000
@@ -46,6 +47,17 @@ class Sharding:
     second_shard: int  # hpZ: ranks that hold a whole copy between them; 1: none
     quantized_weights: bool  # qwZ
     quantized_gradients: bool  # qgZ
+
+    @property
+    def working(self) -> int:
+        """Bytes of a parameter in the type that the step computes in."""
+        return BF16 if self.precision == "bf16" else FP32
+
+    @property
+    def bucket_bytes(self) -> float:
+        """Buckets that gradients are copied into, two where stages below 3 overlap."""
+        count = 2 if self.overlaps and self.stage != 3 else 1
+        return float(self.working * self.reduce_bucket * count)
 
 
 def model_size(model: JointModel) -> ModelSize:
