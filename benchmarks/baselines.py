@@ -14,15 +14,15 @@ import torch
 from batches import CODES, fixed_batch
 from ranks import Job
 from steps import LR, Step, joint_model
+from supmim_scale.engine.settings import resolve_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from supmim_scale import assemble
+from supmim_scale.build.model import encoder_arguments, joint_shape
 from supmim_scale.config import RunConfig
-from supmim_scale.engine import World
-from supmim_scale.engine.base import resolve_precision
-from supmim_scale.flops import JointShape, StepFlops, step_flops
+from supmim_scale.launch.world import World
+from supmim_scale.models.flops import JointShape, StepFlops, step_flops
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()
@@ -41,7 +41,7 @@ class HandWritten(nn.Module):
 
     def __init__(self, config: RunConfig, *, drops: bool) -> None:
         super().__init__()
-        name, arguments = assemble.encoder_arguments(config)
+        name, arguments = encoder_arguments(config)
         self.encoder = timm.create_model(name, **arguments)
         self.drops, self.smoothing = drops, config.loss.label_smoothing
         width = self.encoder.embed_dim
@@ -127,7 +127,7 @@ def hand_step(config: RunConfig, world: World, *, drops: bool, is_fused: bool = 
         optimizer.step()
         optimizer.zero_grad()
 
-    shape = assemble.joint_shape(config, CODES)
+    shape = joint_shape(config, CODES)
     flops = step_flops(shape) if drops else _embedded_twice(shape)
     return Step(module, forward_backward, apply, flops, config.optim.global_batch)
 
@@ -136,7 +136,7 @@ def timm_step(config: RunConfig, world: World, *, compiles: bool) -> Step:
     """timm's step of classification: autocast, label smoothing, clipping, AdamW, one process."""
     config = replace(config, mim=replace(config.mim, weight=0.0))
     batch = fixed_batch(config, world, config.optim.global_batch)
-    name, arguments = assemble.encoder_arguments(config)
+    name, arguments = encoder_arguments(config)
     model = timm.create_model(name, **arguments)
     model.load_state_dict(joint_model(config).encoder.state_dict())
     model.to(world.device).train()
@@ -158,7 +158,7 @@ def timm_step(config: RunConfig, world: World, *, compiles: bool) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    flops = step_flops(assemble.joint_shape(config, CODES))
+    flops = step_flops(joint_shape(config, CODES))
     return Step(module, forward_backward, apply, flops, config.optim.global_batch)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supmim_scale import assemble
+from supmim_scale.build.data import open_split, sample_order, view_settings
+from supmim_scale.build.model import encoder_geometry, mask_spec
 from supmim_scale.config import RunConfig
 from supmim_scale.data.loader import Share, training_batches
-from supmim_scale.engine import World
-from supmim_scale.inputs import open_split, sample_order, view_settings
+from supmim_scale.launch.world import World
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import Masks, draw_masks
 
@@ -41,7 +41,7 @@ def fixed_batch(config: RunConfig, world: World, micro: int) -> StepBatch:
     world size."""
     whole, size, classes = config.optim.global_batch, config.model.image_size, config.model
     rng = torch.Generator().manual_seed(config.seed)
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    spec = mask_spec(config, encoder_geometry(config).grid)
     images = torch.randn(whole, 3, size, size, generator=rng)
     labels = torch.randint(classes.num_classes, (whole, 1), generator=rng)
     codes = torch.randint(CODES, (whole, spec.num_patches), generator=rng)
@@ -72,7 +72,7 @@ class Feed:
     def __init__(self, config: RunConfig, world: World, micro: int, codes_BN: Tensor) -> None:
         dataset = world.main_first(lambda: open_split(config, "train"))
         self._config, self._world, self._codes_BN = config, world, codes_BN
-        self._spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+        self._spec = mask_spec(config, encoder_geometry(config).grid)
         self._batches = training_batches(
             dataset, sample_order(config, dataset), view_settings(config, world.device),
             Share(micro, 1, world.rank, world.world_size), seed=config.seed, device=world.device,

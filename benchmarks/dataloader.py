@@ -32,14 +32,14 @@ from dataloader_rows import fed, headline, loader_name, summary
 from dataloader_tasks import HEIGHT, PATTERNS, TASKS, WIDTH, Job, Row, set_facts
 from tfrecord import TFRecordWriter
 
-from supmim_scale import assemble
+from supmim_scale.build.model import joint_shape
 from supmim_scale.config import load_config
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.flops import PEAK_BF16_FLOPS, step_flops
-from supmim_scale.provenance import provenance
+from supmim_scale.launch.provenance import provenance
+from supmim_scale.models.flops import PEAK_BF16_FLOPS, step_flops
 from supmim_scale.units import duration
 
 KINDS = ("loader", "stage", "feeds", "training", "memory")
@@ -279,7 +279,7 @@ def feeds_rows(bench: Bench, arguments: argparse.Namespace) -> None:
     ]  # fmt: skip
     best = max(found, key=lambda row: row["images_per_s"], default=None)
     for recipe in FED:
-        flops = step_flops(assemble.joint_shape(load_config(recipe), CODES)).model
+        flops = step_flops(joint_shape(load_config(recipe), CODES)).model
         needed = FED_MFU * PEAK_BF16_FLOPS[FED_GPU] / flops
         row = {"kind": "feeds", "name": f"feeds {recipe}", "recipe": recipe, "gpu": FED_GPU,
                "mfu": FED_MFU, "train_flops_per_image": flops,

@@ -15,19 +15,19 @@ import torch
 from dataloader_rows import spread, stage_summary
 from nvidia.dali import fn, pipeline_def, types
 
-from supmim_scale import draws
+from supmim_scale import randomness
 from supmim_scale.config import load_config
 from supmim_scale.data.augment import AugmentSettings, draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, open_dataset
-from supmim_scale.data.encoded import read_header
+from supmim_scale.data.headers import read_header
 from supmim_scale.data.loader import Batch, Share, ViewSettings, training_batches
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.views import DRAWS_PER_CROP, random_window
-from supmim_scale.engine import join_world, leave_world
+from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.torchvision_ops import declare_missing_ops
-from supmim_scale.run import Run, build_run
+from supmim_scale.train.build import Run, build_run
 
 PATTERNS = {"webdataset": "train", "tfrecord": "tfrecord", "folder": "folder", "list": "list.csv"}
 WIDTH, HEIGHT, SIZE, CROP_SCALE = 500, 375, 224, (0.08, 1.0)
@@ -237,10 +237,10 @@ def window_pipeline(source: Callable[[], tuple[Any, ...]], decoder: str) -> Any:
 
 def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentSettings = NOT_AUGMENTED) -> Row:
     """What the loader draws for a batch of the bench set."""
-    u_BC = draws.uniform(draws.CROP, 0, epochs_B, ids_B, DRAWS_PER_CROP)
+    u_BC = randomness.uniform(randomness.CROP, 0, epochs_B, ids_B, DRAWS_PER_CROP)
     windows = [random_window(HEIGHT, WIDTH, CROP_SCALE, u_C) for u_C in u_BC]
     boxes_B4 = np.array(windows, np.int32)
-    flips_B = draws.uniform(draws.FLIP, 0, epochs_B, ids_B, 1)[:, 0] < 0.5
+    flips_B = randomness.uniform(randomness.FLIP, 0, epochs_B, ids_B, 1)[:, 0] < 0.5
     drawn = draw_augmentations(augment, num_choices(augment.kind), SIZE, 0, epochs_B, ids_B)
     boxes = {"anchors": boxes_B4[:, :2].copy(), "shapes": boxes_B4[:, 2:].copy()}
     return {**boxes, "flips": flips_B.astype(np.int32), **drawn}
@@ -286,7 +286,7 @@ def block(run: Run, cached: Batch | None, steps: int) -> tuple[float, float]:
             batch = cached or next(run.batches)
             waited += time.perf_counter() - asked
             arguments, _ = run.step_arguments(batch)
-            torch.manual_seed(draws.torch_seed(run.config.seed, step, micro, run.world.rank))
+            torch.manual_seed(randomness.torch_seed(run.config.seed, step, micro, run.world.rank))
             run.engine.forward_backward(*arguments)
         run.engine.apply(run.config.optim.lr)
     wait_for_device()

@@ -16,15 +16,15 @@ from ranks import Row
 from steps import Step
 from torch import nn
 
-from supmim_scale import assemble
+from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
-from supmim_scale.engine import World
-from supmim_scale.flops import PEAK_BF16_FLOPS
-from supmim_scale.planner.network import cluster_of
+from supmim_scale.launch.provenance import device_name, peak_memory_bytes
+from supmim_scale.launch.world import World
+from supmim_scale.models.flops import PEAK_BF16_FLOPS
+from supmim_scale.planner.cluster import cluster_of
 from supmim_scale.planner.setting import Planned
 from supmim_scale.planner.speed import Assumed, step_time
-from supmim_scale.profiling import read_profile, timed, write_profile
-from supmim_scale.provenance import device_name, peak_memory_bytes
+from supmim_scale.train.profile import read_profile, timed, write_profile
 
 PHASES = ("forward", "backward", "optimizer")
 _ROOF_SIDE = {"cuda": 8192, "cpu": 2048}
@@ -159,7 +159,7 @@ def planned(
                 "planned_reason": reason}  # fmt: skip
     known, cluster = Planned(config), cluster_of(name, 1, world.world_size)
     setting = known.setting(config, world.world_size, pool=False)
-    shape = assemble.joint_shape(config, known.out_features)
+    shape = joint_shape(config, known.out_features)
     assumed = Assumed(decoded_per_s=math.inf)
     if expected_mfu is not None:
         assumed = replace(assumed, mfu=expected_mfu)

@@ -45,13 +45,14 @@ from ranks import (
     work,
 )
 from steps import LR, joint_model, recipe_of, require_runnable
+from supmim_scale.engine.settings import resolve_precision
 
+from supmim_scale.build.engine import engine_settings
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.checks import accumulation_steps
-from supmim_scale.engine import Engine, World, build_engine
-from supmim_scale.engine.base import resolve_precision
-from supmim_scale.engine_choice import engine_settings
+from supmim_scale.engine import Engine, build_engine
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
+from supmim_scale.launch.world import World
 from supmim_scale.planner.live import is_logits_of
 from supmim_scale.planner.setting import Planned
 from supmim_scale.planner.trace import input_tensors

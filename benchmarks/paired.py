@@ -16,11 +16,11 @@ from pairs import ALL, DS_CONFIGS
 from ranks import Job, Row
 from scipy import stats
 from steps import Step, our_step, recipe_of
+from supmim_scale.engine.settings import resolve_precision
 
 from supmim_scale.config import digest
-from supmim_scale.engine import World
-from supmim_scale.engine.base import resolve_precision
-from supmim_scale.provenance import peak_memory_bytes
+from supmim_scale.launch.provenance import peak_memory_bytes
+from supmim_scale.launch.world import World
 
 COVERAGE = 0.95
 _TORCHS_LINEAR = torch.nn.functional.linear

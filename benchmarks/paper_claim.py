@@ -33,17 +33,18 @@ from paper_claim_report import report, version_of
 
 from supmim_scale.config import RunConfig, digest, load_config
 from supmim_scale.data.shards import write_shard
-from supmim_scale.engine import World, join_world, leave_world
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.measure import measure
+from supmim_scale.evaluate.request import Wanted
+from supmim_scale.evaluate.run import measure
 from supmim_scale.evaluate.subject import open_run
-from supmim_scale.evaluate.wanted import Wanted
-from supmim_scale.opening import Start
-from supmim_scale.provenance import provenance
-from supmim_scale.run import build_run
-from supmim_scale.stopping import Stopper
-from supmim_scale.train import train
+from supmim_scale.launch.join import join_world, leave_world
+from supmim_scale.launch.provenance import provenance
+from supmim_scale.launch.signals import Stopper
+from supmim_scale.launch.world import World
+from supmim_scale.train.build import build_run
+from supmim_scale.train.loop import train
+from supmim_scale.train.resume import Start
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE / "paper_claim.yaml")

@@ -11,11 +11,13 @@ from baselines import BASELINES
 from batches import fixed_batch
 from ranks import Job, Row
 from steps import joint_model, recipe_of
+from supmim_scale.engine.settings import resolve_precision
 
-from supmim_scale.engine import World, build_engine
-from supmim_scale.engine.base import Engine, resolve_precision
-from supmim_scale.engine_choice import engine_settings
+from supmim_scale.build.engine import engine_settings
+from supmim_scale.engine import build_engine
+from supmim_scale.engine.base import Engine
 from supmim_scale.errors import UserError
+from supmim_scale.launch.world import World
 from supmim_scale.planner.live import LiveBytes
 
 MOST = 8192  # images, beyond which no more is tried on a GPU

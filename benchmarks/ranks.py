@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from supmim_scale.engine import World, join_world, leave_world
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.provenance import provenance
+from supmim_scale.launch.join import join_world, leave_world
+from supmim_scale.launch.provenance import provenance
+from supmim_scale.launch.world import World
 
 Job = dict[str, Any]  # what a rank is told to measure, as JSON carries it
 Row = dict[str, Any]  # what it found

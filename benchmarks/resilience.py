@@ -29,9 +29,9 @@ from typing import Any
 
 import psutil
 
-from supmim_scale.checkpoints import newest_whole
 from supmim_scale.data.synth import SynthSpec, write_synthetic
-from supmim_scale.provenance import provenance
+from supmim_scale.launch.provenance import provenance
+from supmim_scale.runs.checkpoints import newest_whole
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "resilience.jsonl"
@@ -268,11 +268,12 @@ def _parsed(lines: list[str]) -> Iterator[Row]:
 
 def stall(folder: Path, model: str) -> Row:
     """How long a step waits for a checkpoint, written in the background and not."""
-    from supmim_scale import assemble
+    from supmim_scale.build.engine import engine_settings
+    from supmim_scale.build.model import recipe_model
     from supmim_scale.config import load_config
-    from supmim_scale.engine import build_engine, join_world, leave_world
-    from supmim_scale.engine_choice import engine_settings
-    from supmim_scale.saving import Saver
+    from supmim_scale.engine import build_engine
+    from supmim_scale.launch.join import join_world, leave_world
+    from supmim_scale.train.saver import Saver
 
     own = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
     config = load_config("smoke", [
@@ -281,7 +282,7 @@ def stall(folder: Path, model: str) -> Row:
     ])  # fmt: skip
     world = join_world()
     engine = build_engine(
-        assemble.joint_model(config, 1024),
+        recipe_model(config, 1024),
         engine_settings(config, 1, 1, "fp32", "torch"),
         world,
     )

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.progress import progress
-from supmim_scale.provenance import provenance
+from supmim_scale.files.progress import progress
+from supmim_scale.launch.provenance import provenance
 from supmim_scale.scaling.bootstrap import bootstrap
 from supmim_scale.scaling.chinchilla import Allocation, approach_1, approach_2, approach_3
+from supmim_scale.scaling.columns import Columns, read_rows, to_points
 from supmim_scale.scaling.fit import HOFFMANN_DELTA, Fit, fit_law
 from supmim_scale.scaling.holdout import compare
 from supmim_scale.scaling.identify import unsure
 from supmim_scale.scaling.influence import Decisive, decisive_points
 from supmim_scale.scaling.laws import LAWS
 from supmim_scale.scaling.points import Points, make_points
-from supmim_scale.scaling.table import Columns, read_rows, to_points
 
 RESULTS = Path(__file__).parent / "results" / "scaling_fit.jsonl"
 Row = dict[str, Any]

@@ -23,19 +23,19 @@ from measuring import fastest, matmul_roof
 from pages import percent
 from ranks import Job, Row, add_models_flag, append, gpu_count, origin
 from steps import CODES, recipe_of
+from supmim_scale.engine.settings import resolve_precision
 from throughput_report import shape_table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from supmim_scale import assemble
+from supmim_scale.build.model import encoder_geometry, mask_spec
 from supmim_scale.config import RunConfig
-from supmim_scale.engine import World
-from supmim_scale.engine.base import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.flops import PEAK_BF16_FLOPS
+from supmim_scale.launch.provenance import device_name
+from supmim_scale.launch.world import World
+from supmim_scale.models.flops import PEAK_BF16_FLOPS
 from supmim_scale.planner.trace import fake_arguments, fill, meta_model
-from supmim_scale.provenance import device_name
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
 REPEATS = 5
@@ -135,7 +135,7 @@ def shapes_of(config: RunConfig, micro_batch: int) -> dict[Shape, int]:
     The patch convolution is left out: less than a hundredth of the products.
     """
     features = CODES if config.mim.weight else 0
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    spec = mask_spec(config, encoder_geometry(config).grid)
     model = meta_model(config, features)
     with FakeTensorMode():
         fill(model)

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 from batches import CODES, Feed, fixed_batch
 from ranks import Job
+from supmim_scale.engine.settings import resolve_precision
 from torch import Tensor, nn
 
-from supmim_scale import assemble
+from supmim_scale.build.engine import choose_attention, engine_settings
+from supmim_scale.build.model import encoder_geometry, joint_shape, recipe_model
 from supmim_scale.config import RunConfig, load_config
 from supmim_scale.config.checks import accumulation_steps
-from supmim_scale.engine import World, build_engine
-from supmim_scale.engine.base import resolve_precision
-from supmim_scale.engine_choice import choose_attention, engine_settings
+from supmim_scale.engine import build_engine
 from supmim_scale.errors import UserError
-from supmim_scale.flops import StepFlops, step_flops
+from supmim_scale.launch.world import World
+from supmim_scale.models.flops import StepFlops, step_flops
 from supmim_scale.models.joint import JointModel
 from supmim_scale.planner.budget import within_budget
 
@@ -85,7 +86,7 @@ def recipe_of(job: Job) -> RunConfig:
 
 def require_runnable(job: Job) -> None:
     """Raise `UserError` for what is wrong with a job's recipe or model, before a rank starts."""
-    assemble.encoder_geometry(recipe_of(job))
+    encoder_geometry(recipe_of(job))
 
 
 def require_varied(words: list[str]) -> list[list[str]]:
@@ -107,7 +108,7 @@ def require_varied(words: list[str]) -> list[list[str]]:
 
 def joint_model(config: RunConfig) -> JointModel:
     """The recipe's model, drawn from its seed."""
-    return assemble.joint_model(config, CODES if config.mim.weight else 0)
+    return recipe_model(config, CODES if config.mim.weight else 0)
 
 
 def our_step(config: RunConfig, world: World, *, is_fed: bool = False) -> Step:
@@ -140,5 +141,5 @@ def our_step(config: RunConfig, world: World, *, is_fed: bool = False) -> Step:
 def our_flops(config: RunConfig, micro_batch: int) -> StepFlops:
     """FLOPs of an image under the recipe's policy."""
     engine = config.engine
-    shape = assemble.joint_shape(config, CODES, micro_batch)
+    shape = joint_shape(config, CODES, micro_batch)
     return step_flops(shape, engine.activation_checkpointing, engine.checkpoint_every_k)

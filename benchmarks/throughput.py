@@ -44,12 +44,12 @@ from ranks import (
     work,
 )
 from steps import CLASSIFICATION, our_step, recipe_of, require_runnable, require_varied
+from supmim_scale.engine.settings import resolve_precision
 from throughput_report import line_of, pair_table, table
 
 from supmim_scale.config import digest
-from supmim_scale.engine import World
-from supmim_scale.engine.base import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
+from supmim_scale.launch.world import World
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
 # What shares a loss.

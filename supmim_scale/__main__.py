@@ -2,7 +2,7 @@
 
 import sys
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

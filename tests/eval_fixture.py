@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from supmim_scale import assemble
-from supmim_scale.cli import main
+from supmim_scale.build.model import recipe_model, target_features
+from supmim_scale.cli.main import main
 from supmim_scale.config import as_yaml, digest, load_config
-from supmim_scale.engine.world import World
 from supmim_scale.evaluate.features import Features
-from supmim_scale.weights import save_weights
+from supmim_scale.launch.world import World
+from supmim_scale.models.weights import save_weights
 
 ALONE = World(0, 0, 1, torch.device("cpu"), "none")
 
@@ -59,7 +59,7 @@ def write_run(folder, *overrides):
     from conftest import SMALL
 
     config = load_config("smoke", [*SMALL, "mim.target=pixel", *overrides])
-    model = assemble.joint_model(config, assemble.target_features(config))
+    model = recipe_model(config, target_features(config))
     folder.mkdir()
     (folder / "recipe.yaml").write_text(as_yaml(config))
     facts = {"steps_done": "4", "digest": digest(config), "weights": "raw"}
@@ -75,7 +75,7 @@ def run_dir(shards, tmp_path):
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli(words) -> (exit code, last line of JSON, lines of errors)`."""
-    monkeypatch.setattr("supmim_scale.engine.join_world", lambda: ALONE)
+    monkeypatch.setattr("supmim_scale.launch.join.join_world", lambda: ALONE)
 
     def call(*words):
         code = main([str(word) for word in words])

@@ -10,10 +10,11 @@ import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 from zero_worker import SIDE, TINY, batch
 
-from supmim_scale import assemble
+from supmim_scale.build.engine import engine_settings
+from supmim_scale.build.model import mask_spec, recipe_model
 from supmim_scale.config import load_config
-from supmim_scale.engine import build_engine, ds_config, join_world, leave_world
-from supmim_scale.engine_choice import engine_settings
+from supmim_scale.engine import build_engine, ds_config
+from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.targets import PixelTarget
 
 DEPTH, MICRO = 8, 4
@@ -39,10 +40,10 @@ def count(overrides, world):
         "smoke", [*TINY, f"model.depth={DEPTH}", "model.decoder_width=32", *overrides]
     )
     target = PixelTarget(8)
-    model = assemble.joint_model(config, target.out_features)
+    model = recipe_model(config, target.out_features)
     engine = build_engine(model, engine_settings(config, MICRO, 1, "fp32", "torch"), world)
     ids = np.arange(world.rank * MICRO, (world.rank + 1) * MICRO)
-    arguments = batch(ids, assemble.mask_spec(config, SIDE // 8), target, config)
+    arguments = batch(ids, mask_spec(config, SIDE // 8), target, config)
     at_block = []
     for block in model.encoder.blocks:
         block.register_forward_pre_hook(lambda *_: at_block.append(gathers.elements))

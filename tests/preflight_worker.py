@@ -9,16 +9,16 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from supmim_scale import preflight
-from supmim_scale.engine import join_world, leave_world
 from supmim_scale.errors import UserError
-from supmim_scale.preflight import inspect_nodes
+from supmim_scale.launch import nodes
+from supmim_scale.launch.join import join_world, leave_world
+from supmim_scale.launch.nodes import inspect_nodes
 
 world = join_world()
 os.environ["SLURMD_NODENAME"] = f"node{world.rank + 1}"
-preflight._ANSWER_WITHIN = timedelta(seconds=3)
-look = preflight._data_problem
-preflight._data_problem = lambda root: time.sleep(12) if root.name == "dead" else look(root)
+nodes._ANSWER_WITHIN = timedelta(seconds=3)
+look = nodes._data_problem
+nodes._data_problem = lambda root: time.sleep(12) if root.name == "dead" else look(root)
 data = [Path(word) for word in sys.argv[2:]]
 try:
     line = inspect_nodes(world, data[world.rank], Path(sys.argv[1]))

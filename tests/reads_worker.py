@@ -9,12 +9,12 @@ import json
 import os
 import sys
 
+from supmim_scale.train.meters import StepClock
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from supmim_scale import train as loop
-from supmim_scale.cli import main
-from supmim_scale.metrics import StepClock
-from supmim_scale.train import train
+from supmim_scale.cli.main import main
+from supmim_scale.train import loop
+from supmim_scale.train.loop import train
 
 READINGS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.nonzero", "aten.masked_select",
             "aten.equal")  # fmt: skip

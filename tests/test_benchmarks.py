@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from supmim_scale import assemble
-from supmim_scale.engine import World
+from supmim_scale.build.model import encoder_geometry
+from supmim_scale.launch.world import World
 
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), launcher="none")
 JOB = {
@@ -77,7 +77,7 @@ def test_the_flops_by_hand_are_ours_and_two_forwards_embed_twice():
     with FlopCounterMode(display=False) as counter:
         whole = our_step(tokens, ALONE)
         whole.forward_backward()
-    shape = assemble.encoder_geometry(config)
+    shape = encoder_geometry(config)
     embedding = 2 * shape.num_patches * shape.width * 3 * shape.patch_size**2
     assert counted[2] == counter.get_total_flops() / whole.images + 2 * embedding
 

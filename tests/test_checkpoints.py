@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from supmim_scale import checkpoints
-from supmim_scale.checkpoints import Checkpoint, PieceReader, newest_whole
-from supmim_scale.engine.pieces import Piece
+from supmim_scale.engine.state import Piece
 from supmim_scale.errors import UserError
+from supmim_scale.runs import checkpoints
+from supmim_scale.runs.checkpoints import Checkpoint, PieceReader, newest_whole
 
 RNG = np.random.default_rng(0)
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import AUGMENTED, ROOT, SMALL, assert_refused, command
 from PIL import Image
+from supmim_scale.runs.weights import last_weights
 
-from supmim_scale import assemble
+from supmim_scale.build.model import recipe_encoder
 from supmim_scale.config import load_config
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.shards import write_shard
-from supmim_scale.weights import last_weights, load_encoder
+from supmim_scale.models.weights import load_encoder
 
 PLAIN_TIMM = """
 import sys, torch
@@ -132,7 +133,7 @@ def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path)
          tmp_path / "logits.pt"],
         check=True, cwd=tmp_path,
     )  # fmt: skip
-    encoder = assemble.encoder(load_config(str(run_dir / "recipe.yaml"))).eval()
+    encoder = recipe_encoder(load_config(str(run_dir / "recipe.yaml"))).eval()
     load_encoder(encoder, last_weights(run_dir))
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "logits.pt"), encoder(images))

@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-from supmim_scale import assemble
-from supmim_scale.engine import World, build_engine
-from supmim_scale.engine_choice import choose_attention, engine_settings
+from supmim_scale.build.engine import choose_attention, engine_settings
+from supmim_scale.build.model import MaskSpec
+from supmim_scale.engine import build_engine
 from supmim_scale.errors import UserError
+from supmim_scale.hardware.transfer import upload
+from supmim_scale.launch.world import World
 from supmim_scale.models.masking import draw_masks
-from supmim_scale.profiling import read_profile, timed
-from supmim_scale.upload import upload
+from supmim_scale.train.profile import read_profile, timed
 
 # torch and torchao warn of what a device has not before they raise or take another way.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default::UserWarning")]
@@ -116,7 +117,7 @@ def test_uploads_do_not_wait_and_bring_the_values():
 
 
 def test_a_batchs_uploads_come_from_pinned_memory():
-    spec = assemble.MaskSpec(grid=14)
+    spec = MaskSpec(grid=14)
     masks = draw_masks(spec, 0, np.zeros(8, np.int64), np.arange(8))
     masks.to(DEVICE)  # pinned memory is there from now on
     profiler, _ = timed(lambda: masks.to(DEVICE))

@@ -1,6 +1,6 @@
 import pytest
 
-from supmim_scale.optim import lr_factor_at
+from supmim_scale.models.optim import lr_factor_at
 
 
 def curve(schedule, steps=100, **options):

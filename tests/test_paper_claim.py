@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from supmim_scale.assemble import encoder_geometry
+from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config import load_config
 from supmim_scale.config.load import resolved
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
-from supmim_scale.run_folder import identity_of
+from supmim_scale.runs.folder import identity_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import paper_claim

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, torchrun
 
 from supmim_scale.errors import UserError
-from supmim_scale.preflight import ecc_problem, require_equal_versions, slow_ranks
+from supmim_scale.launch.nodes import ecc_problem, require_equal_versions, slow_ranks
 
 WORKER = ROOT / "tests/preflight_worker.py"
 

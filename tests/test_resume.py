@@ -12,10 +12,10 @@ import torch
 from conftest import ROOT, SMALL, assert_refused, command
 from safetensors.torch import load_file, save_file
 
-from supmim_scale import assemble
+from supmim_scale.build.model import recipe_model
 from supmim_scale.config import load_config
-from supmim_scale.run_folder import lock
-from supmim_scale.weights import start_from
+from supmim_scale.models.weights import start_from
+from supmim_scale.runs.folder import lock
 
 RECIPE = [
     "train", "smoke", *SMALL, "optim.global_batch=12", "optim.steps=9", "log.every=1",
@@ -194,7 +194,7 @@ def test_a_spike_rolls_back_and_passes_the_samples_over(shards, tmp_path):
 
 def joint(*overrides):
     config = load_config("smoke", [*SMALL, *overrides])
-    return assemble.joint_model(config, 16)
+    return recipe_model(config, 16)
 
 
 def test_a_new_run_starts_from_the_weights_of_another(plain, shards, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from supmim_scale.tensor_files import write_tensors
+from supmim_scale.files.tensors import write_tensors
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o777, 0o644), (0o750, 0o640), (0o700, 0o600)])

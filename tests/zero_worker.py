@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch._dynamo.utils import counters
 
-from supmim_scale import assemble
+from supmim_scale.build.engine import engine_settings
+from supmim_scale.build.model import mask_spec, recipe_model
 from supmim_scale.config import load_config
 from supmim_scale.config.checks import accumulation_steps
-from supmim_scale.engine import build_engine, join_world, leave_world
-from supmim_scale.engine_choice import engine_settings
+from supmim_scale.engine import build_engine
+from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import draw_masks
+from supmim_scale.models.optim import lr_factor_at
 from supmim_scale.models.targets import PixelTarget
-from supmim_scale.optim import lr_factor_at
 
 STEPS, SIDE, CLASSES = 20, 32, 16
 TINY = [
@@ -50,7 +51,7 @@ def run(world, overrides):
     config = load_config("smoke", [*TINY, *(o for o in overrides if not o.startswith("poison="))])
     micro, accumulation = accumulation_steps(config, world.world_size)
     target = PixelTarget(8)
-    model = assemble.joint_model(config, target.out_features)
+    model = recipe_model(config, target.out_features)
     of_model = {name: param.detach().clone() for name, param in model.named_parameters()}
     precision = config.engine.precision
     torch._dynamo.reset()
@@ -59,7 +60,7 @@ def run(world, overrides):
         model, engine_settings(config, micro, accumulation, precision, "torch"), world
     )
     of_engine = engine.named_weights(ema=False)
-    spec = assemble.mask_spec(config, SIDE // 8)
+    spec = mask_spec(config, SIDE // 8)
     losses, norms, seen = [], [], []
     for step in range(STEPS):
         total = torch.zeros((), dtype=torch.float64)

@@ -4,7 +4,7 @@ from operator import attrgetter
 
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.errors import UserError
-from supmim_scale.variants import VARIANTS
+from supmim_scale.sizes import VARIANTS
 
 
 def require_consistent(config: RunConfig) -> None:

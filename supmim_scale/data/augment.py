@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from supmim_scale import draws
+from supmim_scale import randomness
 
 MAGNITUDES = 31  # steps of an operation's range, as in torchvision
 _BLUR = (0.1, 2.0)  # sigma in pixels, Touvron et al. 2022
@@ -59,22 +59,22 @@ def draw_augmentations(
     found: dict[str, NDArray[Any]] = {}
 
     def uniform(stream: int, count: int) -> NDArray[np.float64]:
-        return draws.uniform(stream, seed, epochs_B, ids_B, count)
+        return randomness.uniform(stream, seed, epochs_B, ids_B, count)
 
     if settings.kind != "none":
         levels = settings.num_levels
-        u_B3L = uniform(draws.POLICY, 3 * levels).reshape(-1, 3, levels)
+        u_B3L = uniform(randomness.POLICY, 3 * levels).reshape(-1, 3, levels)
         found["ops"] = (u_B3L[:, 0] * num_choices).astype(np.int32)
         found["magnitudes"] = _magnitudes(settings, u_B3L[:, 1])
         found["signs"] = (u_B3L[:, 2] < 0.5).astype(np.int32)
     if settings.kind == "three_augment":
-        u_B = uniform(draws.BLUR, 1)[:, 0]
+        u_B = uniform(randomness.BLUR, 1)[:, 0]
         found["sigmas"] = (_BLUR[0] + u_B * (_BLUR[1] - _BLUR[0])).astype(np.float32)
     if settings.color_jitter:
-        u_B3 = uniform(draws.JITTER, 3)
+        u_B3 = uniform(randomness.JITTER, 3)
         found["jitters"] = (1 + settings.color_jitter * (2 * u_B3 - 1)).astype(np.float32)
     if settings.erase_prob:
-        u_BC = uniform(draws.ERASE, 1 + 4 * _ERASE_TRIES)
+        u_BC = uniform(randomness.ERASE, 1 + 4 * _ERASE_TRIES)
         boxes_B4 = np.array([_erased_box(u_C, settings.erase_prob, size) for u_C in u_BC])
         found["erase_anchors"] = boxes_B4[:, :2].astype(np.float32)
         found["erase_shapes"] = boxes_B4[:, 2:].astype(np.float32)

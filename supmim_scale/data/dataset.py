@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from supmim_scale.data.encoded import BadImageError
+from supmim_scale.data.headers import BadImageError
 from supmim_scale.data.index import IndexPlace, find_gone, load_indexes
+from supmim_scale.data.index_table import WHOLE_FILE, Defect, Table, TableFacts
 from supmim_scale.data.readers import Layout, reader_named
 from supmim_scale.data.readers.base import EMPTY
-from supmim_scale.data.table import WHOLE_FILE, Defect, Table, TableFacts
 from supmim_scale.errors import UserError
 
 _MOST_OPEN = 8192  # files, and as many mapped tables, kept open where the system lets us

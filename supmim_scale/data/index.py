@@ -7,11 +7,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from supmim_scale.data.index_table import TableFacts, read_facts, write_table
 from supmim_scale.data.readers import Layout, reader_named
 from supmim_scale.data.readers.base import INDEX_SUFFIX
-from supmim_scale.data.table import TableFacts, read_facts, write_table
 from supmim_scale.errors import UserError
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
 
 _FORMAT = "3"
 _WORTH_PROCESSES = 16  # files; fewer are indexed before processes have started

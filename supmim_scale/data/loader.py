@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from supmim_scale import draws
+from supmim_scale import randomness
 from supmim_scale.data.augment import AugmentSettings, draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, padded_labels
-from supmim_scale.data.encoded import BadImageError, Header, read_header, why_undecodable
+from supmim_scale.data.headers import BadImageError, Header, read_header, why_undecodable
 from supmim_scale.data.order import Ids, SampleOrder
 from supmim_scale.data.quarantine import Quarantine, SkipPolicy
 from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, random_window
 from supmim_scale.errors import RankError
-from supmim_scale.upload import upload
+from supmim_scale.hardware.transfer import upload
 
 _TRIES = 16  # samples tried in place of a bad one
 _STOP = SkipPolicy()
@@ -124,12 +124,12 @@ def training_batches(
 
     def draw(chunk: _Chunk) -> dict[str, NDArray[Any]]:
         who = (chunk.epochs_B, chunk.ids_B)
-        u_BC = draws.uniform(draws.CROP, seed, *who, DRAWS_PER_CROP)
+        u_BC = randomness.uniform(randomness.CROP, seed, *who, DRAWS_PER_CROP)
         windows = [
             random_window(*size, settings.crop_scale, u_C)
             for size, u_C in zip(chunk.sizes, u_BC, strict=True)
         ]
-        flips_B = settings.flip & (draws.uniform(draws.FLIP, seed, *who, 1)[:, 0] < 0.5)
+        flips_B = settings.flip & (randomness.uniform(randomness.FLIP, seed, *who, 1)[:, 0] < 0.5)
         augmentations = draw_augmentations(spec.augment, choices, spec.size, seed, *who)
         return _view_inputs(windows, flips_B) | augmentations
 
@@ -226,7 +226,7 @@ class _Source:
                 self.note(sample, str(error))
             if not self.replaces:
                 return None
-            drawn = draws.bits(draws.REPLACE, self.seed, epoch, wanted, attempt).item()
+            drawn = randomness.bits(randomness.REPLACE, self.seed, epoch, wanted, attempt).item()
             sample = int(drawn % len(self.dataset))
         raise RankError(
             "data",

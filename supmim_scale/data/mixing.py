@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from supmim_scale import draws
-from supmim_scale.upload import upload
+from supmim_scale import randomness
+from supmim_scale.hardware.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def draw_mix(
     device: torch.device,
 ) -> Mix:
     """How the images of a micro-batch, `size` pixels square, are mixed."""
-    u_B4 = draws.uniform(draws.MIX, seed, epochs_B, ids_B, 4)
+    u_B4 = randomness.uniform(randomness.MIX, seed, epochs_B, ids_B, 4)
     cuts_B = u_B4[:, 0] < (settings.cutmix_share if settings.mixup else 1.0)
     cuts_B &= settings.cutmix > 0
     alpha_B = np.where(cuts_B, settings.cutmix, settings.mixup)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from supmim_scale import draws
+from supmim_scale import randomness
 
 Ids = NDArray[np.int64]
 
@@ -81,9 +81,10 @@ class SampleOrder:
 
     def _make_epoch_shards(self, epoch: int) -> tuple[Ids, Ids]:
         """(shard permutation, end place of each) of an epoch."""
-        shards = draws.generator(draws.ORDER, self._seed, epoch).permutation(len(self._sizes))
+        rng = randomness.generator(randomness.ORDER, self._seed, epoch)
+        shards = rng.permutation(len(self._sizes))
         return shards, np.cumsum(self._sizes[shards])
 
     def _make_shard_order(self, epoch: int, shard: int) -> Ids:
-        rng = draws.generator(draws.ORDER, self._seed, epoch, shard + 1)
+        rng = randomness.generator(randomness.ORDER, self._seed, epoch, shard + 1)
         return rng.permutation(self._sizes[shard])

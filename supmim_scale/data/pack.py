@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from supmim_scale.checksums import sha256_of
 from supmim_scale.data.dataset import Dataset
-from supmim_scale.data.encoded import BadImageError, read_header
+from supmim_scale.data.headers import BadImageError, read_header
+from supmim_scale.data.index_table import Defect, TableFacts
 from supmim_scale.data.quarantine import (
     SkipPolicy,
     read_list,
@@ -22,9 +22,9 @@ from supmim_scale.data.quarantine import (
     write_list,
 )
 from supmim_scale.data.shards import MANIFEST, write_manifest, write_shard
-from supmim_scale.data.table import Defect, TableFacts
 from supmim_scale.errors import UserError
-from supmim_scale.progress import progress
+from supmim_scale.files.checksums import sha256_of
+from supmim_scale.files.progress import progress
 
 NOTE = "pack.json"
 QUARANTINE = "quarantine.jsonl"

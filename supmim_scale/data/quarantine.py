@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from supmim_scale.data.dataset import Dataset
-from supmim_scale.data.table import Defect
+from supmim_scale.data.index_table import Defect
 from supmim_scale.errors import RankError, UserError
 
 _SHOWN = 5

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from supmim_scale import draws
+from supmim_scale import randomness
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
 
@@ -131,7 +131,7 @@ def _samples(
     spec: SynthSpec, split: str, start: int, stop: int
 ) -> Iterator[tuple[str, bytes, str, str]]:
     for number in range(start, stop):
-        rng = draws.generator(draws.ORDER, spec.seed, _SPLITS.index(split), number)
+        rng = randomness.generator(randomness.ORDER, spec.seed, _SPLITS.index(split), number)
         label = int(rng.integers(len(CLASSES)))
         buffer = io.BytesIO()
         Image.fromarray(draw_image(spec, label, rng)).save(buffer, "JPEG", quality=_QUALITY)

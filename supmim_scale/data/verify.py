@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from supmim_scale.checksums import sha256_of
 from supmim_scale.data.dali import DecodeCheck
 from supmim_scale.data.dataset import Dataset, Shard
-from supmim_scale.data.encoded import BadImageError, Header, read_header, why_undecodable
+from supmim_scale.data.headers import BadImageError, Header, read_header, why_undecodable
+from supmim_scale.data.index_table import Defect, TableFacts
 from supmim_scale.data.quarantine import write_list
 from supmim_scale.data.shards import MANIFEST, read_manifest, write_manifest
-from supmim_scale.data.table import Defect, TableFacts
-from supmim_scale.progress import progress
+from supmim_scale.files.checksums import sha256_of
+from supmim_scale.files.progress import progress
 
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.json"

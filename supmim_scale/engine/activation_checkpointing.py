@@ -16,8 +16,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from supmim_scale.flops import is_checkpointed
 from supmim_scale.models.blocks import OnePass, wrap_pass
+from supmim_scale.models.flops import is_checkpointed
 
 _aten = torch.ops.aten
 # What selective checkpointing keeps: results of matrix products and of every attention kernel.

@@ -1,20 +1,19 @@
 """What the training loop asks of an engine, and the choice between the two there are."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
-from supmim_scale.engine.compiling import compile_blocks
+from supmim_scale.engine.compile import compile_blocks
 from supmim_scale.engine.fp8 import use_fp8_linears
-from supmim_scale.engine.pieces import Counters, Piece, ReadValues
-from supmim_scale.engine.world import World
+from supmim_scale.engine.settings import EngineSettings
+from supmim_scale.engine.state import Counters, Piece, ReadValues
 from supmim_scale.errors import UserError
+from supmim_scale.launch.world import World
 from supmim_scale.models.joint import JointModel, JointOutput
-from supmim_scale.optim import build_adamw, parameter_groups
+from supmim_scale.models.optim import build_adamw, parameter_groups
 
 
 class Engine(Protocol):
@@ -67,29 +66,6 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """Everything an engine needs beside the model; `ds_config` None: plain PyTorch."""
-
-    ds_config: dict[str, Any] | None
-    precision: str
-    micro_batch: int
-    accumulation: int
-    policy: str
-    every_k: int
-    fp8: str
-    compiles: bool
-    attention: str  # a kernel by name, or torch
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    head_weight_decay: float
-    layer_decay: float
-    clip_grad_norm: float
-    ema_decay: float
-
-
 def build_engine(model: JointModel, settings: EngineSettings, world: World) -> Engine:
     """fp8, then checkpointing, then compiling, then the optimizer over whole parameters, then
     sharding: in this order."""
@@ -120,12 +96,3 @@ def build_engine(model: JointModel, settings: EngineSettings, world: World) -> E
     from supmim_scale.engine.plain import PlainEngine
 
     return PlainEngine(model, optimizer, settings)
-
-
-def resolve_precision(
-    precision: Literal["auto", "fp32", "bf16"], device: torch.device
-) -> Literal["fp32", "bf16"]:
-    """`auto` as the device has it: bf16 on GPUs, fp32 on a CPU."""
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" else "fp32"

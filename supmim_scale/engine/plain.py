@@ -1,7 +1,7 @@
 """The reference engine: one process, PyTorch alone."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,19 +9,17 @@ from torch import Tensor
 from supmim_scale.engine.activation_checkpointing import autocast_bf16
 from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.engine.ema import ShardEma
-from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
+from supmim_scale.engine.settings import EngineSettings
+from supmim_scale.engine.state import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.models.joint import JointModel, JointOutput
-from supmim_scale.optim import set_lr
-
-if TYPE_CHECKING:
-    from supmim_scale.engine.base import EngineSettings
+from supmim_scale.models.optim import set_lr
 
 
 class PlainEngine:
     """fp32 parameters, autocast for bf16, gradient accumulation by summed micro-batches."""
 
     def __init__(
-        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: "EngineSettings"
+        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: EngineSettings
     ) -> None:
         self.applied_steps = 0
         self.skipped_steps = 0

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +21,11 @@ from deepspeed.utils import safe_get_full_fp32_param
 from supmim_scale.engine.attention import attention_kernel
 from supmim_scale.engine.ds_config import complete_ds_config
 from supmim_scale.engine.ema import ShardEma
-from supmim_scale.engine.pieces import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
+from supmim_scale.engine.settings import EngineSettings
+from supmim_scale.engine.state import EMA, MOMENTS, WEIGHT, Counters, Piece, ReadValues, copied
 from supmim_scale.errors import UserError
 from supmim_scale.models.joint import JointModel, JointOutput
-from supmim_scale.optim import largest_block, set_lr
-
-if TYPE_CHECKING:
-    from supmim_scale.engine.base import EngineSettings
+from supmim_scale.models.optim import largest_block, set_lr
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # 0.19: a CPU start compiles a shared-memory extension for half a minute; gloo does the work.
@@ -44,7 +42,7 @@ class ZeroEngine:
     """
 
     def __init__(
-        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: "EngineSettings"
+        self, model: JointModel, optimizer: torch.optim.Optimizer, settings: EngineSettings
     ) -> None:
         assert settings.ds_config is not None
         self.ds_config = complete_ds_config(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from supmim_scale.data.loader import Batch
-from supmim_scale.engine.world import World
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
+from supmim_scale.launch.world import World
 
 _NO_CLASS = -2  # -1 pads labels
 

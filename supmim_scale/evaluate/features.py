@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supmim_scale.data.loader import Batch
-from supmim_scale.engine.world import World
 from supmim_scale.errors import RankError, UserError
-from supmim_scale.progress import progress
-from supmim_scale.tensor_files import write_tensors
+from supmim_scale.files.progress import progress
+from supmim_scale.files.tensors import write_tensors
+from supmim_scale.launch.world import World
 
 Encode = Callable[[Tensor], Tensor]
 ROWS = 16_384  # of one message between ranks, and of one product on a device

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
 from supmim_scale.evaluate.features import ROWS, Features, free_bytes
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
+from supmim_scale.launch.world import World
 from supmim_scale.units import gib
 
 K, TEMPERATURE = 20, 0.07  # Caron et al. 2021 (arXiv 2104.14294), section 4.1

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import hits
 from supmim_scale.evaluate.features import ROWS, Features
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
+from supmim_scale.launch.world import World
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

@@ -20,7 +20,7 @@ from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.classes import load_classes
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.readers import Layout
-from supmim_scale.data.readers.folder_reader import class_names
+from supmim_scale.data.readers.folder import class_names
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import autocast
 from supmim_scale.evaluate.segment_sets import IGNORE, MaskedImages, open_masks, resized
 from supmim_scale.evaluate.subject import Subject
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
+from supmim_scale.launch.world import World
 
 _SEED, _SCALES = 0, (1.0, 2.0)  # the shorter side of a training image, in crops
 _LR, _ENCODER_LR, _DECAY = 1e-3, 5e-5, 1e-4

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from supmim_scale.build.data import open_split, require_same_classes, skip_policy
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
-from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features, cached, extract, weights_digest
 from supmim_scale.evaluate.knn import require_bank
 from supmim_scale.evaluate.probe import require_enough
+from supmim_scale.evaluate.request import Wanted
 from supmim_scale.evaluate.results import FOLDER
 from supmim_scale.evaluate.robustness import REAL, names_of, open_set, real_labels, relabelled
 from supmim_scale.evaluate.subject import Subject
-from supmim_scale.evaluate.wanted import Wanted
-from supmim_scale.inputs import open_split, require_same_classes, skip_policy
+from supmim_scale.launch.world import World
 
 
 class Sets:

@@ -5,18 +5,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from supmim_scale import assemble
+from supmim_scale.build.data import view_settings
+from supmim_scale.build.model import encoder_geometry, mask_spec, recipe_model, target_features
+from supmim_scale.build.target import open_target
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
 from supmim_scale.evaluate.knn import neighbours, relevant
 from supmim_scale.evaluate.subject import Subject
-from supmim_scale.inputs import view_settings
 from supmim_scale.models.masking import draw_masks
-from supmim_scale.models.targets import CodebookTarget, PatchTarget, PixelTarget, VqganTarget
-from supmim_scale.pictures import enlarged, reconstruction_grid, tiled
-from supmim_scale.weights import load_exactly, read_weights
+from supmim_scale.models.pictures import enlarged, reconstruction_grid, tiled
+from supmim_scale.models.weights import load_exactly, read_weights
 
 _QUERIES, _NEIGHBOURS, _FRAME = 8, 7, 5
 _GREEN, _RED, _WHITE = (0.1, 0.7, 0.2), (0.85, 0.1, 0.1), (1.0, 1.0, 1.0)
@@ -57,16 +57,17 @@ def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
     """
     config = subject.config
     assert subject.weights is not None
-    model = assemble.joint_model(config, assemble.target_features(config)).eval()
+    model = recipe_model(config, target_features(config)).eval()
     given, _ = read_weights(subject.weights)
     load_exactly(model, given, subject.weights)
-    target, cpu = _target(subject), torch.device("cpu")
+    assert subject.run_dir is not None
+    target, cpu = open_target(config, subject.run_dir), torch.device("cpu")
     batches = evaluation_batches(
         dataset, view_settings(config, cpu, decoder="cpu"), batch=_QUERIES, device=cpu,
         ids=np.arange(min(_QUERIES, len(dataset))),
     )  # fmt: skip
     batch = next(iter(batches))
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    spec = mask_spec(config, encoder_geometry(config).grid)
     masks = draw_masks(spec, config.seed, batch.epochs_B, batch.ids_B)
     images_BCHW = batch.images_BCHW
     classes_BK = torch.zeros(len(images_BCHW), config.model.num_classes)
@@ -75,18 +76,6 @@ def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
     return reconstruction_grid(
         images_BCHW, masks, output, target, config.data.mean, config.data.std
     )
-
-
-def _target(subject: Subject) -> PatchTarget:
-    """The run's reconstruction target, from its folder."""
-    config, shape = subject.config, assemble.encoder_geometry(subject.config)
-    assert subject.run_dir is not None
-    if config.mim.target == "pixel":
-        return PixelTarget(shape.patch_size)
-    if config.mim.target == "vqgan":
-        assert config.mim.vqgan is not None
-        return VqganTarget(config.mim.vqgan, shape.grid, config.data.mean, config.data.std)
-    return CodebookTarget.load(subject.run_dir / "codebook.safetensors", shape.patch_size)
 
 
 def _images(subject: Subject, dataset: Dataset, ids: NDArray[np.int64]) -> Tensor:

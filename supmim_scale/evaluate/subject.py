@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supmim_scale import assemble
+from supmim_scale.build.data import view_settings
+from supmim_scale.build.model import recipe_encoder
 from supmim_scale.config import RunConfig, config_from, load_config
 from supmim_scale.data.loader import ViewSettings
-from supmim_scale.engine.base import resolve_precision
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.classify import autocast
-from supmim_scale.inputs import view_settings
-from supmim_scale.models import pretrained
-from supmim_scale.models.pretrained import Views
-from supmim_scale.weights import last_weights, load_encoder, read_weights
+from supmim_scale.models import timm_models
+from supmim_scale.models.timm_models import Views
+from supmim_scale.models.weights import load_encoder, read_weights
+from supmim_scale.runs.weights import last_weights
 
 _RECIPE = "recipe.yaml"
 _ANY_CLASSES = 1 << 30  # of a model without a head: no label is too large for it
@@ -103,20 +104,20 @@ def open_subject(
         if model is None and recipe.is_file():
             return open_run(recipe.parent, path, overrides)
         return _open_file(path, model, overrides)
-    if not pretrained.is_named(what):
+    if not timm_models.is_named(what):
         looks_like_path = path.suffix == ".safetensors" or len(path.parts) > 1
         found = "no such file or folder" if looks_like_path else "neither a path nor a timm name"
-        fix = "check the path" if looks_like_path else pretrained.advice(what)
+        fix = "check the path" if looks_like_path else timm_models.advice(what)
         raise UserError(what, found, "a run, a timm folder or file, or a timm name", fix)
-    opened = pretrained.open_named(what, _asked_size(overrides))
-    return _timm_subject(what, opened, overrides, Path("evals") / pretrained.file_name_of(what))
+    opened = timm_models.open_named(what, _asked_size(overrides))
+    return _timm_subject(what, opened, overrides, Path("evals") / timm_models.file_name_of(what))
 
 
 def open_run(run_dir: Path, weights: Path | None, overrides: Sequence[str] = ()) -> Subject:
     """A run's weights, by default its last, in the encoder of its recipe."""
     config = recipe_of(run_dir, overrides)
     weights = weights or last_weights(run_dir)
-    encoder = assemble.encoder(config)
+    encoder = recipe_encoder(config)
     facts: dict[str, Any] = {"weights_file": weights.name, **load_encoder(encoder, weights)}
     return Subject(run_dir.name, encoder, config, None, run_dir, facts, run_dir, weights)
 
@@ -133,7 +134,7 @@ def _open_folder(path: Path, overrides: Sequence[str]) -> Subject:
     if not (path / "config.json").is_file():
         raise UserError(str(path), f"no {_RECIPE} and no config.json", "a run folder, or one that "
                         "timm or export wrote", "check the path")  # fmt: skip
-    opened = pretrained.open_folder(path, _asked_size(overrides))
+    opened = timm_models.open_folder(path, _asked_size(overrides))
     return _timm_subject(str(path), opened, overrides, Path("evals") / path.resolve().name)
 
 
@@ -145,9 +146,9 @@ def _open_file(path: Path, model: str | None, overrides: Sequence[str]) -> Subje
     if model is None:
         raise UserError(str(path), "a file that does not say its architecture", "timm's name of it",
                         "add --model NAME, say --model vit_base_patch16_224")  # fmt: skip
-    if not pretrained.is_named(model):
-        raise UserError("--model", f"'{model}'", "a name of timm's", pretrained.advice(model))
-    opened = pretrained.open_tensors(model, given, str(path), _asked_size(overrides))
+    if not timm_models.is_named(model):
+        raise UserError("--model", f"'{model}'", "a name of timm's", timm_models.advice(model))
+    opened = timm_models.open_tensors(model, given, str(path), _asked_size(overrides))
     return _timm_subject(str(path), opened, overrides, Path("evals") / path.stem)
 
 
@@ -156,7 +157,7 @@ def _timm_subject(name: str, encoder: nn.Module, overrides: Sequence[str], out: 
     if not isinstance(encoder.get_classifier(), nn.Module):  # type: ignore[operator]
         raise UserError(name, "several heads, of a distilled model", "a model with one head",
                         "take another model")  # fmt: skip
-    views = pretrained.views_of(encoder)
+    views = timm_models.views_of(encoder)
     words = {"paper": "none", "command": f"supmim-scale eval {name}", "hardware": "any",
              "expected": "not run yet"}  # fmt: skip
     tree = {

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from supmim_scale import assemble
-from supmim_scale.checksums import sha256_of
+from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config import RunConfig, as_yaml
 from supmim_scale.evaluate.results import IDENTITY
 from supmim_scale.evaluate.subject import recipe_of
 from supmim_scale.export.parity import Parity
-from supmim_scale.provenance import versions
+from supmim_scale.files.checksums import sha256_of
+from supmim_scale.launch.provenance import versions
 
 _METHOD = """\
 Trained with supervision and masked image modelling (arXiv 2312.00950, in our implementation): a
@@ -29,7 +29,7 @@ def write_card(
     parities: Sequence[Parity],
 ) -> None:  # fmt: skip
     """Write `README.md` beside the weights in `folder`, with the metadata the hub reads."""
-    model, data, shape = config.model, config.data, assemble.encoder_geometry(config)
+    model, data, shape = config.model, config.data, encoder_geometry(config)
     run = _read(run_dir / "run.json")
     lines = [
         "---", "library_name: timm", "tags:", "- image-classification", "- timm", "---", "",

@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from supmim_scale import assemble
+from supmim_scale.build.model import encoder_arguments, encoder_geometry, recipe_encoder
 from supmim_scale.config import RunConfig
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.subject import recipe_of
 from supmim_scale.export.card import write_card
 from supmim_scale.export.onnx_file import require_onnx, write_onnx
 from supmim_scale.export.parity import FP32, Parity, compare
+from supmim_scale.files.tensors import open_as_folder
 from supmim_scale.models.encoder import save_timm_folder
-from supmim_scale.models.pretrained import open_folder
-from supmim_scale.tensor_files import open_as_folder
-from supmim_scale.weights import last_weights, load_encoder
+from supmim_scale.models.timm_models import open_folder
+from supmim_scale.models.weights import load_encoder
+from supmim_scale.runs.weights import last_weights
 
 _SEED = 0
 
@@ -49,7 +50,7 @@ def export_run(run_dir: Path, out: Path, settings: ExportSettings) -> list[Parit
         config = recipe_of(run_dir, [f"model.image_size={settings.image_size}"])
     _require_new(out)
     weights = settings.weights or last_weights(run_dir, raw=settings.raw)
-    encoder = assemble.encoder(config).eval()
+    encoder = recipe_encoder(config).eval()
     facts = load_encoder(encoder, weights, resample=settings.image_size is not None)
     part = out.with_name(out.name + ".part")
     try:
@@ -71,7 +72,7 @@ def _write(
     encoder: nn.Module, config: RunConfig, folder: Path, settings: ExportSettings
 ) -> list[Parity]:
     data = config.data
-    _, arguments = assemble.encoder_arguments(config)
+    _, arguments = encoder_arguments(config)
     save_timm_folder(encoder, arguments, folder, mean=data.mean, std=data.std, crop=data.eval_crop)
     images_BCHW = _images(config)
     open_as_folder(folder / "model.safetensors")
@@ -83,7 +84,7 @@ def _write(
 
 def _images(config: RunConfig) -> Tensor:
     """Two images of noise; of a large model one, for its activations' sake."""
-    count = 1 if assemble.encoder_geometry(config).width > 1000 else 2
+    count = 1 if encoder_geometry(config).width > 1000 else 2
     size = config.model.image_size
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
 

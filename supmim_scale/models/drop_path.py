@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from supmim_scale.errors import UserError
-from supmim_scale.flops import kept_samples
 from supmim_scale.models.blocks import OnePass, wrap_pass
 from supmim_scale.models.encoder import Block, VisionTransformer
+from supmim_scale.models.flops import kept_samples
 
 
 def compute_kept_samples(encoder: VisionTransformer) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supmim_scale.errors import UserError
 from supmim_scale.models.blocks import run_blocks
 from supmim_scale.models.torchvision_ops import declare_missing_ops
-from supmim_scale.variants import VARIANTS
+from supmim_scale.sizes import VARIANTS
 
 declare_missing_ops()
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from supmim_scale import draws
-from supmim_scale.upload import upload
+from supmim_scale import randomness
+from supmim_scale.hardware.transfer import upload
 
 _MAGE_STD = 0.25  # Li et al. 2023 (arXiv 2211.09117), section 3.1
 
@@ -75,12 +75,13 @@ def draw_masks(
     spec: MaskSpec, seed: int, epochs_B: NDArray[np.int64], ids_B: NDArray[np.int64]
 ) -> Masks:
     """Masks for the samples `ids_B` in their epochs."""
-    u_BC = draws.uniform(draws.MASK, seed, epochs_B, ids_B, spec.num_patches + 1)
+    u_BC = randomness.uniform(randomness.MASK, seed, epochs_B, ids_B, spec.num_patches + 1)
     count_B = _masked_counts(spec, u_BC[:, -1])
     order_BN = np.argsort(u_BC[:, :-1], axis=1)  # a patch's place in it decides its fate
     if spec.kind == "block":
         for row, (epoch, sample) in enumerate(zip(epochs_B, ids_B, strict=True)):
-            rng = draws.generator(draws.MASK, seed, int(epoch), int(sample), spec.num_patches + 1)
+            key = (seed, int(epoch), int(sample), spec.num_patches + 1)
+            rng = randomness.generator(randomness.MASK, *key)
             order_BN[row] = _blocks_first(spec.grid, int(count_B[row]), order_BN[row], rng)
     place_BN = np.argsort(order_BN, axis=1)
     masked_BM = order_BN[:, : spec.num_predicted]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supmim_scale.errors import UserError
-from supmim_scale.tensor_files import write_tensors
+from supmim_scale.files.tensors import write_tensors
 
 _EPS = 1e-6  # added to the patch variance, as in MAE's norm_pix_loss
 

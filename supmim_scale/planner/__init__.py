@@ -5,8 +5,8 @@ what DeepSpeed 0.19 was measured to keep; time is FLOPs over a stated share of t
 over bandwidths. Whatever is assumed is printed as an assumption.
 """
 
+from supmim_scale.hardware.gpus import Gpu, find_gpu
+from supmim_scale.planner.cluster import Cluster, cluster_of
 from supmim_scale.planner.fit import Verdict, fits
-from supmim_scale.planner.gpus import Gpu, find_gpu
-from supmim_scale.planner.network import Cluster, cluster_of
 
 __all__ = ["Cluster", "Gpu", "Verdict", "cluster_of", "find_gpu", "fits"]

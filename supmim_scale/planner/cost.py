@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from supmim_scale.config import RunConfig
 from supmim_scale.errors import UserError
-from supmim_scale.planner.network import Cluster
+from supmim_scale.planner.cluster import Cluster
 from supmim_scale.planner.speed import StepTime
 
 # Training images by `data.name`. ImageNet-1k: Russakovsky et al. 2015 (arXiv 1409.0575);

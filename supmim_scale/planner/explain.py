@@ -1,6 +1,6 @@
 """The arithmetic of a plan, line by line."""
 
-from supmim_scale.planner.network import collective_s
+from supmim_scale.planner.cluster import collective_s
 from supmim_scale.planner.plan import Plan
 from supmim_scale.planner.speed import flops_of
 from supmim_scale.planner.traffic import traffic

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from supmim_scale.config import RunConfig
-from supmim_scale.planner.gpus import Gpu, find_gpu
+from supmim_scale.hardware.gpus import Gpu, find_gpu
 from supmim_scale.planner.memory import Memory
 from supmim_scale.planner.setting import Planned, Setting
 from supmim_scale.units import gib

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from supmim_scale import assemble
+from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.config.running import EngineConfig, Policy
-from supmim_scale.flops import JointShape
+from supmim_scale.models.flops import JointShape
+from supmim_scale.planner.cluster import Cluster
 from supmim_scale.planner.cost import RunCost, num_steps, run_cost
 from supmim_scale.planner.fit import RESERVE, Verdict, limit_bytes, verdict_of
-from supmim_scale.planner.network import Cluster
 from supmim_scale.planner.setting import Planned, Setting
 from supmim_scale.planner.speed import Assumed, StepTime, step_time
 
@@ -64,7 +64,7 @@ def make_plan(
     """The plan of a recipe on a cluster. Raises `UserError`."""
     accumulation_steps(config, cluster.ranks)
     planned = Planned(config)
-    shape = assemble.joint_shape(config, planned.out_features)
+    shape = joint_shape(config, planned.out_features)
     setting = planned.setting(config, cluster.ranks)
     step = step_time(setting, cluster, planned.size, shape, assumed)
     steps = num_steps(config, num_images)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from supmim_scale import assemble
+from supmim_scale.build.model import mask_spec, target_features
 from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
@@ -42,11 +42,11 @@ class Planned:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.out_features = assemble.target_features(config)
+        self.out_features = target_features(config)
         model = meta_model(config, self.out_features)
         self.size: ModelSize = model_size(model)
         self.precision = _precision(config)
-        spec = assemble.mask_spec(config, geometry(model.encoder).grid)
+        spec = mask_spec(config, geometry(model.encoder).grid)
         self.inputs_per_image = input_bytes(config, spec, 1, self.out_features)
         self.depth = len(model.encoder.blocks)
         self._traces: dict[tuple[str, int, Numerics], dict[int, Trace]] = {}

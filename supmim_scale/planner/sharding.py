@@ -6,7 +6,7 @@ from typing import Any
 from supmim_scale.config import RunConfig
 from supmim_scale.engine.ds_config import complete_ds_config, load_ds_config
 from supmim_scale.models.joint import JointModel
-from supmim_scale.optim import largest_block
+from supmim_scale.models.optim import largest_block
 from supmim_scale.planner.states import BF16, FP32
 
 # Defaults of DeepSpeed 0.19.8 (runtime/zero/config.py).

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from supmim_scale.flops import JointShape, StepFlops, step_flops
-from supmim_scale.planner.network import Cluster, collective_s
+from supmim_scale.models.flops import JointShape, StepFlops, step_flops
+from supmim_scale.planner.cluster import Cluster, collective_s
 from supmim_scale.planner.setting import Setting
 from supmim_scale.planner.sharding import ModelSize
 from supmim_scale.planner.states import BF16, FP32

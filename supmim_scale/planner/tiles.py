@@ -1,6 +1,6 @@
 """Whether the tokens of an attention call are a whole number of the kernel's tiles."""
 
-from supmim_scale import assemble
+from supmim_scale.build.model import encoder_geometry, mask_spec
 from supmim_scale.config import RunConfig
 
 # Rows of queries in a tile of FlashAttention-2's forward without dropout, the kernel in torch, at
@@ -14,7 +14,7 @@ _GRIDS = range(1, 65)
 
 def tokens_of(config: RunConfig) -> dict[str, int]:
     """Tokens that an attention call sees, by pass."""
-    shape = assemble.encoder_geometry(config)
+    shape = encoder_geometry(config)
     count, patches = shape.num_prefix_tokens, shape.num_patches
     if not config.mim.weight:
         return {"clean pass": count + patches}
@@ -22,7 +22,7 @@ def tokens_of(config: RunConfig) -> dict[str, int]:
     if config.mim.layout == "masked_only":
         del seen["clean pass"]
     if config.mim.layout == "clean_and_masked":
-        seen["masked pass"] = count + assemble.mask_spec(config, shape.grid).num_visible
+        seen["masked pass"] = count + mask_spec(config, shape.grid).num_visible
     return seen
 
 
@@ -45,7 +45,7 @@ def tile_line(config: RunConfig) -> str | None:
 
 
 def _advice(config: RunConfig) -> str:
-    shape, size = assemble.encoder_geometry(config), config.model.image_size
+    shape, size = encoder_geometry(config), config.model.image_size
     count, patch = shape.num_prefix_tokens, size // shape.grid
     grids = [grid for grid in _GRIDS if (grid * grid + count) % TILE == 0]
     if not grids:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from supmim_scale import assemble
+from supmim_scale.build.model import mask_spec, recipe_model
 from supmim_scale.config import RunConfig
 from supmim_scale.engine.activation_checkpointing import (
     apply_activation_checkpointing,
@@ -93,7 +93,7 @@ def fake_trace(
     mode = FakeTensorMode()
     model = meta_model(config, out_features).to(numerics.dtype)
     apply_activation_checkpointing(model.block_lists(), policy, config.engine.checkpoint_every_k)
-    spec = assemble.mask_spec(config, geometry(model.encoder).grid)
+    spec = mask_spec(config, geometry(model.encoder).grid)
     with mode:
         fill(model)
         arguments = fake_arguments(config, spec, micro_batch, out_features)
@@ -103,7 +103,7 @@ def fake_trace(
 def meta_model(config: RunConfig, out_features: int) -> JointModel:
     """The recipe's joint model on the meta device; torch's random state stays as it is."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return assemble.joint_model(config, out_features).train()
+        return recipe_model(config, out_features).train()
 
 
 def fake_arguments(

@@ -11,7 +11,7 @@ ZeRO++ (Wang et al. 2023, arXiv 2306.10209): qwZ gathers 8-bit weights, hpZ gath
 inside a node, qgZ reduces 4-bit gradients.
 """
 
-from supmim_scale.planner.network import Collective
+from supmim_scale.planner.cluster import Collective
 from supmim_scale.planner.setting import Setting
 from supmim_scale.planner.sharding import ModelSize
 from supmim_scale.planner.states import BF16, FP32

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
 from supmim_scale.scaling.fit import Fit, refit
 from supmim_scale.scaling.laws import Array
 from supmim_scale.scaling.points import Ints

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from supmim_scale.progress import progress
+from supmim_scale.files.progress import progress
 from supmim_scale.scaling.analysis import Analysis
 from supmim_scale.scaling.arms import Gap
 from supmim_scale.scaling.budget import frontier, frontier_band

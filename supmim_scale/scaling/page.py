@@ -10,7 +10,7 @@ from pathlib import Path
 from supmim_scale import __version__
 from supmim_scale.scaling.analysis import Analysis
 from supmim_scale.scaling.arms import Gap
-from supmim_scale.scaling.show import (
+from supmim_scale.scaling.text import (
     allocation_table,
     gap_text,
     held_table,

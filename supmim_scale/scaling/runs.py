@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from supmim_scale.errors import UserError
-from supmim_scale.flops import PEAK_BF16_FLOPS
-from supmim_scale.scaling.table import Row
+from supmim_scale.models.flops import PEAK_BF16_FLOPS
+from supmim_scale.scaling.columns import Row
 
 
 def is_run(path: Path) -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from supmim_scale.cluster.jobs import RunState, run_states
-from supmim_scale.cluster.slurm import JobState
-from supmim_scale.cluster.study import StudyRun, read_design, read_manifest
 from supmim_scale.config import digest
 from supmim_scale.errors import UserError
+from supmim_scale.jobs.manifest import StudyRun, read_design, read_manifest
+from supmim_scale.jobs.status import RunState, run_states
+from supmim_scale.scaling.columns import Row
 from supmim_scale.scaling.runs import run_row
-from supmim_scale.scaling.table import Row
+from supmim_scale.slurm.commands import JobState
 
 TABLE = "runs"
 

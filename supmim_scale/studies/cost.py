@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from supmim_scale import assemble
+from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
 from supmim_scale.errors import UserError, did_you_mean
 from supmim_scale.planner import Cluster, cluster_of
@@ -59,7 +59,7 @@ def _cost(
 def _images_per_s(config: RunConfig, cluster: Cluster, assumed: Assumed) -> float:
     planned = Planned(config)
     setting = planned.setting(config, cluster.ranks)
-    shape = assemble.joint_shape(config, planned.out_features)
+    shape = joint_shape(config, planned.out_features)
     return step_time(setting, cluster, planned.size, shape, assumed).images_per_s
 
 

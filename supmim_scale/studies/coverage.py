@@ -9,14 +9,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.scaling.identify import require_identifiable
 from supmim_scale.scaling.laws import find_law
 from supmim_scale.scaling.points import Points, make_points
-from supmim_scale.scaling.style import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    house_style,
-    log_axis,
-    save,
-)
+from supmim_scale.scaling.style import COLOURS, GREY, MARKERS, house_style, log_axis, save
 from supmim_scale.studies.design import Design
 from supmim_scale.units import si
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from supmim_scale import assemble
-from supmim_scale.cluster.study import Study, StudyRun
+from supmim_scale.build.model import encoder_params, joint_shape, target_features
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.load import load_mapping
 from supmim_scale.errors import UserError, did_you_mean
-from supmim_scale.flops import step_flops
+from supmim_scale.jobs.manifest import Study, StudyRun
+from supmim_scale.models.flops import step_flops
 
 BUDGETS = ("images", "flops", "images_per_param")
 _AXES = ("sizes", "objectives", "schedules")  # NAME: {key: value} each
@@ -198,9 +198,9 @@ def _family(
 def _designed(run: StudyRun, arm: str, steps: int) -> DesignedRun:
     config = run.config()
     images = steps * config.optim.global_batch
-    shape = assemble.joint_shape(config, assemble.target_features(config))
+    shape = joint_shape(config, target_features(config))
     flops = float(images * step_flops(shape).model)
-    params, arm = assemble.encoder_params(config), _arm(config, arm)
+    params, arm = encoder_params(config), _arm(config, arm)
     return DesignedRun(run, config, arm, params, images, flops, trunk=run.name)
 
 

@@ -1,12 +1,7 @@
 import pytest
 
-from supmim_scale.cluster.allocation import (
-    job_label,
-    read_allocation,
-    require_cpus,
-    require_geometry,
-)
 from supmim_scale.errors import RankError, UserError
+from supmim_scale.slurm.allocation import job_label, read_allocation, require_cpus, require_geometry
 
 # As srun of Slurm 22.05 set them for the last of four tasks on two nodes.
 TASK = {

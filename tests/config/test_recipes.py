@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from supmim_scale import assemble
+from supmim_scale.build.model import recipe_model
 from supmim_scale.config import digest, load_config, recipe_names
 from supmim_scale.config.checks import accumulation_steps
 
@@ -23,7 +23,7 @@ def test_a_recipe_loads_states_its_lab_note_and_builds_on_meta(name):
     assert all(vars(config.about).values())
     assert name in config.about.command
     with torch.device("meta"):
-        model = assemble.joint_model(config, out_features=config.mim.codebook_size)
+        model = recipe_model(config, out_features=config.mim.codebook_size)
     assert model.decoder is not None
     assert all(param.is_meta for param in model.parameters())
 

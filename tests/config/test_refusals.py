@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
 

@@ -7,8 +7,8 @@ from tfrecord import TFRecordWriter
 
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.index import IndexPlace, make_index
+from supmim_scale.data.index_table import Table
 from supmim_scale.data.readers import Layout
-from supmim_scale.data.table import Table
 
 
 def tar(path, members, format=tarfile.PAX_FORMAT):

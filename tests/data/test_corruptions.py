@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.index import IndexPlace

@@ -4,7 +4,7 @@ import pytest
 from sources import example, folder_tree, samples, scan, tfrecord
 
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.encoded import BadImageError
+from supmim_scale.data.headers import BadImageError
 from supmim_scale.data.index import IndexPlace, load_indexes
 from supmim_scale.data.readers import Layout, reader_named
 from supmim_scale.data.shards import write_shard

@@ -9,17 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.data import views
 from supmim_scale.data.augment import AugmentSettings
 from supmim_scale.data.dali import ViewSpec, view_pipeline
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.loader import (
-    Share,
-    ViewSettings,
-    evaluation_batches,
-    training_batches,
-)
+from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.readers import Layout
 from supmim_scale.models.torchvision_ops import declare_missing_ops
@@ -60,14 +55,14 @@ def test_a_training_view_is_torchvisions_resized_crop_of_the_same_window(shards)
     declare_missing_ops()
     from torchvision.transforms.functional import hflip, resized_crop
 
-    from supmim_scale import draws
+    from supmim_scale import randomness
 
     train = dataset(shards)
     order = SampleOrder(train.sizes, seed=3, lanes=3)
     batch = next(training_batches(train, order, SETTINGS, Share(24), seed=3, device=CPU))
     who = (batch.epochs_B, batch.ids_B)
-    u_BC = draws.uniform(draws.CROP, 3, *who, views.DRAWS_PER_CROP)
-    flips_B = draws.uniform(draws.FLIP, 3, *who, 1)[:, 0] < 0.5
+    u_BC = randomness.uniform(randomness.CROP, 3, *who, views.DRAWS_PER_CROP)
+    flips_B = randomness.uniform(randomness.FLIP, 3, *who, 1)[:, 0] < 0.5
     assert 0 < flips_B.sum() < 24
     gaps = []
     for sample, u_C, flip, view in zip(batch.ids_B, u_BC, flips_B, batch.images_BCHW, strict=True):

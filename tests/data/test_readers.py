@@ -7,7 +7,7 @@ import pytest
 from sources import example, samples, scan, tar, tfrecord
 from tfrecord import TFRecordWriter
 
-from supmim_scale.data.readers.tfrecord_reader import masked_crc
+from supmim_scale.data.readers.tfrecord import masked_crc
 
 LONG = "deep/" * 30 + "image with a name"
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from supmim_scale.checksums import sha256_of
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.data.classes import load_classes, timm_lists
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
+from supmim_scale.files.checksums import sha256_of
 
 
 def run(*arguments):

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
-from supmim_scale import assemble
+from supmim_scale.build.model import attention_shapes, encoder_geometry, mask_spec, target_features
 from supmim_scale.config import load_config
 from supmim_scale.engine.attention import attention_kernel, resolve_attention
 from supmim_scale.errors import UserError
@@ -54,9 +54,9 @@ def test_the_shapes_are_those_that_the_model_runs(option, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     from supmim_scale.planner.trace import fake_arguments, meta_model
 
-    features = assemble.target_features(config)
+    features = target_features(config)
     model = meta_model(config, features)
-    spec = assemble.mask_spec(config, assemble.encoder_geometry(config).grid)
+    spec = mask_spec(config, encoder_geometry(config).grid)
     with torch.device("meta"):
         model(*fake_arguments(config, spec, 2, features))
-    assert ran == set(assemble.attention_shapes(config, 2))
+    assert ran == set(attention_shapes(config, 2))

@@ -1,7 +1,7 @@
 import pytest
 
-from supmim_scale.engine import join
 from supmim_scale.errors import RankError, UserError
+from supmim_scale.launch import join
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n0",
             "MASTER_PORT": "29500"}  # fmt: skip

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from supmim_scale.engine import join_world, leave_world
 from supmim_scale.evaluate import features
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.measure import measure
+from supmim_scale.evaluate.request import Wanted
+from supmim_scale.evaluate.run import measure
 from supmim_scale.evaluate.segment import SegmentSettings
 from supmim_scale.evaluate.subject import open_subject
-from supmim_scale.evaluate.wanted import Wanted
+from supmim_scale.launch.join import join_world, leave_world
 
 
 def rows(run_dir, out, masks, sets, world):

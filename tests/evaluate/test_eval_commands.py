@@ -12,11 +12,11 @@ from eval_worker import rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import Layout
 from supmim_scale.evaluate.subject import Subject, open_subject
-from supmim_scale.weights import read_weights, save_weights
+from supmim_scale.models.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
@@ -150,7 +150,8 @@ def test_every_option_reaches_the_ranks(monkeypatch):
              "imagenet-a", "y", "--reconstructions", "--segment", "s", "--segment-finetune",
              "--segment-steps", "5", "--segment-classes", "4"]  # fmt: skip
     started = []
-    monkeypatch.setattr("supmim_scale.launcher.launch", lambda *words: started.append(words) or 0)
+    local = "supmim_scale.launch.local.launch"
+    monkeypatch.setattr(local, lambda *words: started.append(words) or 0)
     assert main([*given, "--ranks", "2"]) == 0
     assert started == [(2, given)]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from eval_fixture import ALONE, features_of
 
-from supmim_scale.engine.world import World
 from supmim_scale.evaluate.features import Features
 from supmim_scale.evaluate.probe import fit_lbfgs, fit_sgd, probe_figures
+from supmim_scale.launch.world import World
 
 pytestmark = pytest.mark.gpu
 CUDA = World(0, 0, 1, torch.device("cuda", 0), "none")

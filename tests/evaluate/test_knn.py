@@ -7,12 +7,11 @@ from eval_fixture import ALONE, features_of
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from supmim_scale.engine.world import World
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate import knn
 from supmim_scale.evaluate.classify import hits, ranked
 from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.knn import (
+from supmim_scale.evaluate.knn import (  # fmt: skip
     PLAIN_K,
     KnnSettings,
     knn_figures,
@@ -20,7 +19,8 @@ from supmim_scale.evaluate.knn import (
     relevant,
     require_room,
     vote,
-)  # fmt: skip
+)
+from supmim_scale.launch.world import World
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])

@@ -22,7 +22,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
 from supmim_scale.evaluate.probe import fit_lbfgs
 from supmim_scale.evaluate.subject import open_subject
-from supmim_scale.models import pretrained
+from supmim_scale.models import timm_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +93,7 @@ def test_a_name_is_opened_by_timm_and_what_it_cannot_have_is_one_line(
         assert pretrained
         return create(name, patch_size=32, **options)
 
-    monkeypatch.setattr(pretrained.timm, "create_model", fetch)
+    monkeypatch.setattr(timm_models.timm, "create_model", fetch)
     monkeypatch.chdir(tmp_path)
     code, row, _ = cli("eval", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", f"input.root={shards}",
                        "data.val=val/val-000001.tar", "model.image_size=64",
@@ -106,7 +106,7 @@ def test_a_name_is_opened_by_timm_and_what_it_cannot_have_is_one_line(
     def unreachable(name, **_):
         raise OSError("no route\nto the hub")
 
-    monkeypatch.setattr(pretrained.timm, "create_model", unreachable)
+    monkeypatch.setattr(timm_models.timm, "create_model", unreachable)
     refused(["eval", "vit_tiny_patch16_224"], "no route to the hub")
     with pytest.raises(UserError, match="no route"):
-        pretrained.open_named("vit_tiny_patch16_224")
+        timm_models.open_named("vit_tiny_patch16_224")

@@ -6,7 +6,7 @@ import torch
 
 from supmim_scale.evaluate.subject import open_subject
 from supmim_scale.models.encoder import build_encoder, save_timm_folder, timm_arguments
-from supmim_scale.variants import VARIANTS
+from supmim_scale.sizes import VARIANTS
 
 SHAPE = {"num_classes": 1000, "image_size": 224, "pool": "avg", "class_token": False}
 

@@ -1,6 +1,6 @@
 import torch
 
-from supmim_scale import assemble
+from supmim_scale.build.model import recipe_model
 from supmim_scale.config import load_config
 
 SHAPE = ["model.width=32", "model.heads=2", "model.depth=3", "model.drop_path=0.5"]
@@ -8,7 +8,7 @@ SHAPE = ["model.width=32", "model.heads=2", "model.depth=3", "model.drop_path=0.
 
 def block_of(*options):
     """The last block, which drops half of the samples, in training."""
-    model = assemble.joint_model(load_config("smoke", [*SHAPE, *options, "mim.weight=0"]), 0)
+    model = recipe_model(load_config("smoke", [*SHAPE, *options, "mim.weight=0"]), 0)
     return model.train().encoder.blocks[-1]
 
 

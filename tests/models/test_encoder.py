@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from supmim_scale.models import encoder as enc
-from supmim_scale.variants import VARIANTS
+from supmim_scale.sizes import VARIANTS
 
 DEFAULT = {"num_classes": 1000, "image_size": 224, "pool": "token", "class_token": True}
 # Parameters in millions with a 1000-class head, as published: DeiT (arXiv 2012.12877) table 1 for

@@ -5,11 +5,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from supmim_scale import assemble
+from supmim_scale.build.model import recipe_model
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
-from supmim_scale.models.imported import plain_tensors
-from supmim_scale.weights import start_from
+from supmim_scale.models.convert import plain_tensors
+from supmim_scale.models.weights import start_from
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
         "num_classes": 0}  # fmt: skip
@@ -27,7 +27,7 @@ def drawn(name, **options):
 
 
 def joint(size=32):
-    return assemble.joint_model(load_config("smoke", [*JOINT, f"model.image_size={size}"]), 192)
+    return recipe_model(load_config("smoke", [*JOINT, f"model.image_size={size}"]), 192)
 
 
 def saved(model, path):

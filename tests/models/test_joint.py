@@ -2,19 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from supmim_scale import assemble
+from supmim_scale.build.model import mask_spec, recipe_model
 from supmim_scale.config import load_config
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.models.losses import class_loss, class_targets, mim_loss
 from supmim_scale.models.masking import draw_masks
+from supmim_scale.models.optim import parameter_groups
 from supmim_scale.models.targets import PixelTarget
-from supmim_scale.optim import parameter_groups
 
 TINY = ["model.width=32", "model.depth=2", "model.heads=2", "mim.target=pixel"]
 
 
 def build(*overrides):
-    return assemble.joint_model(load_config("smoke", [*TINY, *overrides]), 192)
+    return recipe_model(load_config("smoke", [*TINY, *overrides]), 192)
 
 
 def batch(*overrides, size=4):
@@ -23,7 +23,7 @@ def batch(*overrides, size=4):
     labels = torch.arange(size)[:, None]
     targets = class_targets(labels, 16, config.loss.kind, 0.1)
     ids = np.arange(size)
-    masks = draw_masks(assemble.mask_spec(config, 6), 0, np.zeros_like(ids), ids)
+    masks = draw_masks(mask_spec(config, 6), 0, np.zeros_like(ids), ids)
     return images, targets, masks, PixelTarget(8)(images)
 
 

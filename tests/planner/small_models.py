@@ -2,8 +2,7 @@
 
 import torch
 
-from supmim_scale import assemble
-from supmim_scale.assemble import target_features
+from supmim_scale.build.model import mask_spec, recipe_model, target_features
 from supmim_scale.config import load_config
 from supmim_scale.engine.activation_checkpointing import apply_activation_checkpointing
 from supmim_scale.models.encoder import geometry
@@ -20,14 +19,14 @@ def small(*overrides):
 
 def real_model(config, policy):
     """The joint model on the CPU, with its policy."""
-    model = assemble.joint_model(config, target_features(config)).train()
+    model = recipe_model(config, target_features(config)).train()
     apply_activation_checkpointing(model.block_lists(), policy, config.engine.checkpoint_every_k)
     return model
 
 
 def real_arguments(config, model, micro_batch):
     """Arguments of a forward, on the CPU."""
-    spec = assemble.mask_spec(config, geometry(model.encoder).grid)
+    spec = mask_spec(config, geometry(model.encoder).grid)
     arguments = fake_arguments(config, spec, micro_batch, target_features(config))
     for tensor in arguments[:2]:
         tensor.normal_()

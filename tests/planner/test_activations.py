@@ -7,7 +7,7 @@ import torch
 from small_models import FP32, faked, real_arguments, real_model, real_trace, small
 from torch.autograd.graph import saved_tensors_hooks
 
-from supmim_scale.assemble import target_features
+from supmim_scale.build.model import target_features
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.live import LiveBytes, storages_bytes

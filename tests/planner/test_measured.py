@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from supmim_scale.engine import World
+from supmim_scale.launch.world import World
 
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), launcher="none")
 

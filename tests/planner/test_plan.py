@@ -6,11 +6,11 @@ import pytest
 from small_models import small
 
 from supmim_scale import planner
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
-from supmim_scale.planner.gpus import find_gpu
-from supmim_scale.planner.measured import errors_in
+from supmim_scale.hardware.gpus import find_gpu
+from supmim_scale.planner.past_errors import errors_in
 
 GPU = """\
 mine:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from small_models import small
 
-from supmim_scale import assemble
-from supmim_scale.flops import PEAK_BF16_FLOPS, step_flops
+from supmim_scale.build.model import joint_shape
+from supmim_scale.hardware.gpus import gpu_names
+from supmim_scale.models.flops import PEAK_BF16_FLOPS, step_flops
 from supmim_scale.planner import cluster_of, find_gpu
+from supmim_scale.planner.cluster import Collective, collective_s, network_bytes_per_s
 from supmim_scale.planner.cost import num_steps, run_cost
-from supmim_scale.planner.gpus import gpu_names
-from supmim_scale.planner.network import Collective, collective_s, network_bytes_per_s
 from supmim_scale.planner.plan import weak_scaling
 from supmim_scale.planner.setting import Planned
 from supmim_scale.planner.speed import Assumed, step_time
@@ -23,7 +23,7 @@ def planned(*overrides, nodes=2):
     """(what is computed once, setting, cluster of eight GPUs a node, FLOP shape)."""
     config = small(*RECIPE, *overrides)
     plan, cluster = Planned(config), cluster_of("h100", nodes, 8)
-    shape = assemble.joint_shape(config, plan.out_features)
+    shape = joint_shape(config, plan.out_features)
     return plan, plan.setting(config, cluster.ranks), cluster, shape
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from supmim_scale.cli import main
+from supmim_scale.cli.main import main
 from supmim_scale.config import load_config
 from supmim_scale.planner.tiles import tile_line, tokens_of, wasted
 

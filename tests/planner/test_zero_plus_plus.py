@@ -6,7 +6,7 @@ import pytest
 from small_models import small
 
 from supmim_scale.planner import cluster_of
-from supmim_scale.planner.network import collective_s
+from supmim_scale.planner.cluster import collective_s
 from supmim_scale.planner.setting import Planned
 from supmim_scale.planner.traffic import traffic
 

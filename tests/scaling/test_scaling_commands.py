@@ -13,10 +13,10 @@ import pytest
 from conftest import ROOT
 from known_laws import grid, iso_flop, power_points, write
 
-from supmim_scale import assemble
-from supmim_scale.cli import main
+from supmim_scale.build.model import encoder_params, joint_shape, target_features
+from supmim_scale.cli.main import main
 from supmim_scale.config import digest, load_config, resolved
-from supmim_scale.flops import step_flops
+from supmim_scale.models.flops import step_flops
 from supmim_scale.scaling.style import tick_text, ticks
 
 QUICK = ("--bootstrap", "4", "--hold-out", "0")
@@ -93,8 +93,8 @@ def make_run(folder, width, steps, *overrides):
     folder.mkdir(parents=True)
     facts = {"digest": digest(config), "recipe": resolved(config)}
     (folder / "run.json").write_text(json.dumps(facts))
-    n, d = assemble.encoder_params(config), 64 * steps
-    shape = assemble.joint_shape(config, assemble.target_features(config))
+    n, d = encoder_params(config), 64 * steps
+    shape = joint_shape(config, target_features(config))
     start = {"kind": "start", "steps_done": 0, "encoder_params": n, "global_batch": 64,
              "train_flops_per_image": step_flops(shape).model, "world_size": 1}  # fmt: skip
     top1 = 0.9 - 30 * n**-0.5 - 20 * d**-0.5

@@ -7,10 +7,10 @@ from known_laws import grid, iso_flop, loss, power_points, write
 from supmim_scale.errors import UserError
 from supmim_scale.scaling.analysis import Options, analyse
 from supmim_scale.scaling.chinchilla import approach_2
+from supmim_scale.scaling.columns import Columns, read_rows, to_points
 from supmim_scale.scaling.identify import require_identifiable
 from supmim_scale.scaling.laws import LAWS
 from supmim_scale.scaling.points import make_points
-from supmim_scale.scaling.table import Columns, read_rows, to_points
 
 
 def refusal(law, points):

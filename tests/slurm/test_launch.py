@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT, command
 from slurm_fixture import assert_one_line, curve, rows
 
-from supmim_scale.cluster.allocation import read_allocation
-from supmim_scale.engine.join import meet
 from supmim_scale.errors import RankError
+from supmim_scale.launch.join import meet
+from supmim_scale.slurm.allocation import read_allocation
 
 STEPS = "optim.steps=6"
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, SMALL
 from slurm_fixture import assert_one_line
 
-from supmim_scale.cluster import templates
-from supmim_scale.cluster.submission import template_of
 from supmim_scale.config import load_config, recipe_names
+from supmim_scale.jobs import templates
+from supmim_scale.jobs.submit import template_of
 
 SCRIPTS = sorted(path for path in ROOT.glob("slurm/*.sh") if path.stem not in templates.SHARED)
 TRAINING = ["vitb14_in1k", "vitl_in21k", "vith_in21k", "vitg_in21k", "vitg_jft"]
@@ -65,7 +65,7 @@ def test_heads_are_alike_and_one_srun_follows(script):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_fits_the_nodes_of_its_template(name):
-    from supmim_scale.cluster.submission import require_shape
+    from supmim_scale.jobs.submit import require_shape
 
     if name != "smoke":
         head = templates.options_of(template_of(name).read_text())

@@ -5,11 +5,11 @@ import pytest
 import yaml
 from conftest import SMALL, assert_refused, command
 
-from supmim_scale import assemble
-from supmim_scale.cluster.study import Study, StudyRun, read_manifest, write_manifest
-from supmim_scale.cluster.study_jobs import waves_of
+from supmim_scale.build.model import recipe_model
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
+from supmim_scale.jobs.arrays import waves_of
+from supmim_scale.jobs.manifest import Study, StudyRun, read_manifest, write_manifest
 from supmim_scale.studies.design import load_design
 
 STUDY = {"name": "s", "recipe": "smoke", "grid": {"seed": [0, 1]}}
@@ -41,7 +41,7 @@ def test_params_and_flops_are_those_of_the_model_that_trains(tmp_path):
     (one,) = designed(tmp_path, name="s", recipe="smoke", images=[640],
                       overrides={"optim.warmup_steps": 2}).runs  # fmt: skip
     config = load_config("smoke")
-    model = assemble.joint_model(config, 256)
+    model = recipe_model(config, 256)
     named = model.encoder.named_parameters()
     assert one.params == sum(p.numel() for name, p in named if not name.startswith("head."))
     assert one.images == 640

@@ -11,13 +11,14 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from supmim_scale.data.table import Defect
+from supmim_scale.data.index_table import Defect
 from supmim_scale.errors import UserError
 
 INDEX_SUFFIX = ".index"
 _NO_SOURCES = (INDEX_SUFFIX, ".part", "SHA256SUMS")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 READERS = ("webdataset", "tfrecord", "folder", "list")
+_MODULES = {"list": "listing"}  # a module called list would be confused with the builtin
 
 NO_LABEL = "missing label"
 BAD_LABEL = "label is no class id"
@@ -77,8 +78,9 @@ def reader_named(name: str) -> Reader:
     """The reader of a name of `READERS`."""
     if name not in READERS:
         raise UserError("reader", f"'{name}'", f"one of {', '.join(READERS)}", "choose one")
-    module: Reader = importlib.import_module(f"supmim_scale.data.readers.{name}_reader").READER
-    return module
+    module = importlib.import_module(f"supmim_scale.data.readers.{_MODULES.get(name, name)}")
+    reader: Reader = module.READER
+    return reader
 
 
 def find_files(root: Path, pattern: str, where: str, names: tuple[str, ...]) -> list[Path]:

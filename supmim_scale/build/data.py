@@ -1,0 +1,186 @@
+"""From a recipe to its data: the only place where config and data meet."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.data.augment import AugmentSettings
+from supmim_scale.data.classes import load_classes
+from supmim_scale.data.dali import ViewSpec
+from supmim_scale.data.dataset import Dataset, open_dataset
+from supmim_scale.data.loader import ViewSettings
+from supmim_scale.data.mixing import MixSettings
+from supmim_scale.data.order import SampleOrder
+from supmim_scale.data.quarantine import SkipPolicy, read_list, require_usable
+from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers.folder import class_names
+from supmim_scale.errors import UserError
+
+
+def layout(config: RunConfig) -> Layout:
+    """How the recipe says its samples lie."""
+    data = config.data
+    return Layout(
+        reader=data.reader,
+        image=data.image_field,
+        label=data.label_field,
+        labelled=config.loss.kind != "none",
+        classes=load_classes(data.classes) if data.classes else None,
+    )
+
+
+def skip_policy(config: RunConfig) -> SkipPolicy:
+    """What a bad sample does."""
+    return SkipPolicy(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
+
+
+def index_split(config: RunConfig, split: str) -> Dataset:
+    """The indexed `train` or `val` set as it is, whatever is wrong with it."""
+    index_dir = config.input.index_dir
+    return open_dataset(
+        Path(config.input.root),
+        getattr(config.data, split),
+        layout(config),
+        where=f"data.{split}",
+        index_dir=Path(index_dir) if index_dir else None,
+        num_classes=config.model.num_classes,
+        workers=config.input.index_workers,
+    )
+
+
+def open_split(config: RunConfig, split: str) -> Dataset:
+    """The indexed `train` or `val` set. Raises `UserError` where it does not fit the recipe."""
+    dataset = index_split(config, split)
+    require_usable(dataset, skip_policy(config))
+    _require_labels_fit(config, dataset, split)
+    return dataset
+
+
+def require_same_classes(config: RunConfig) -> None:
+    """Raise `UserError` where train and val number their classes each in its own way."""
+    data, root = config.data, Path(config.input.root)
+    if data.reader != "folder" or data.classes is not None or config.loss.kind == "none":
+        return
+    train, val = (class_names(root / split) for split in (data.train, data.val))
+    if train != val:
+        only = sorted(set(train) ^ set(val))
+        raise UserError(
+            "data.train, data.val",
+            f"different class folders, {only[0]} in one alone",
+            "the same folders in both, whose places in sorted order are the class ids",
+            "set data.classes to a file of all names, one a line",
+        )
+
+
+def known_bad(config: RunConfig, train_set: Dataset) -> set[int]:
+    """Training samples that the recipe's quarantine list names."""
+    if config.input.quarantine is None:
+        return set()
+    if config.input.bad_samples != "skip":
+        raise UserError(
+            "input.quarantine",
+            f"{config.input.quarantine} with input.bad_samples=stop",
+            "skip, which replaces what is listed",
+            "set input.bad_samples=skip",
+        )
+    return train_set.ids_of(read_list(Path(config.input.quarantine)))
+
+
+def sample_order(config: RunConfig, train_set: Dataset, world_size: int = 1) -> SampleOrder:
+    """The order of training samples. Raises `UserError` where strict sharding cannot be had."""
+    order = SampleOrder(train_set.sizes, config.seed, config.data.shuffle_shards)
+    if config.input.strict_shards and world_size * mix_settings(config).group > order.lanes:
+        raise UserError(
+            "input.strict_shards",
+            f"{world_size} ranks and {order.lanes} shards read side by side"
+            f" (of {len(train_set.sizes)})",
+            "as many shards as ranks, twice as many with mixup or cutmix",
+            "raise data.shuffle_shards, pack smaller shards, or set input.strict_shards=false",
+        )
+    return order
+
+
+def mix_settings(config: RunConfig) -> MixSettings:
+    """Mixup and CutMix of the recipe."""
+    augment = config.augment
+    return MixSettings(augment.mixup_alpha, augment.cutmix_alpha, augment.cutmix_share)
+
+
+def view_settings(
+    config: RunConfig, device: torch.device, decoder: str | None = None
+) -> ViewSettings:
+    """The pipeline's share of a recipe; `auto` decodes on the GPU where there is one."""
+    data, read, augment = config.data, config.input, config.augment
+    decoder = decoder or read.decoder
+    if decoder == "auto":
+        decoder = "mixed" if device.type == "cuda" else "cpu"
+    if decoder == "mixed" and device.type != "cuda":
+        raise UserError(
+            "input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto"
+        )
+    spec = ViewSpec(
+        size=config.model.image_size,
+        mean=data.mean,
+        std=data.std,
+        decoder=decoder,
+        hw_decoder_load=read.hw_decoder_load,
+        augment=AugmentSettings(
+            kind=augment.kind,
+            num_ops=augment.num_ops,
+            magnitude=augment.magnitude,
+            magnitude_std=augment.magnitude_std,
+            color_jitter=augment.color_jitter,
+            erase_prob=augment.erase_prob,
+        ),
+    )
+    return ViewSettings(
+        spec=spec,
+        crop_scale=(data.crop_scale_min, data.crop_scale_max),
+        flip=data.flip,
+        eval_crop=data.eval_crop,
+        threads=read.threads,
+        readers=read.readers,
+        prefetch=read.prefetch,
+    )
+
+
+def num_steps(config: RunConfig, num_samples: int) -> int:
+    """Optimizer steps of the run."""
+    optim = config.optim
+    if optim.steps is not None:
+        return optim.steps
+    assert optim.epochs is not None
+    return max(1, round(optim.epochs * num_samples / optim.global_batch))
+
+
+def _require_labels_fit(config: RunConfig, dataset: Dataset, split: str) -> None:
+    """Raise `UserError` where labels and head, or labels and loss, do not go together."""
+    num_classes, where = (
+        config.model.num_classes,
+        Path(config.input.root) / getattr(config.data, split),
+    )
+    classes: Any = layout(config).classes
+    if classes is not None and len(classes) != num_classes:
+        raise UserError(
+            "model.num_classes",
+            f"{num_classes}, but {config.data.classes} has {len(classes)} classes",
+            "the number of classes",
+            f"set model.num_classes={len(classes)}",
+        )
+    if dataset.largest_label >= num_classes and config.input.bad_samples == "stop":
+        raise UserError(
+            "model.num_classes",
+            f"{num_classes}, but {where} has label {dataset.largest_label}",
+            "more classes than the largest label",
+            f"set model.num_classes={dataset.largest_label + 1}, or input.bad_samples=skip if "
+            "few labels are wrong",
+        )
+    if config.loss.kind == "softmax" and dataset.labels_per_image > 1:
+        raise UserError(
+            "loss.kind",
+            f"softmax, but {where} has up to {dataset.labels_per_image} labels an image",
+            "sigmoid for several labels an image",
+            "set loss.kind=sigmoid",
+        )

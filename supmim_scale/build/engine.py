@@ -1,0 +1,48 @@
+"""What a recipe says to its engine."""
+
+import torch
+
+from supmim_scale.build.model import attention_shapes
+from supmim_scale.config.schema import RunConfig
+from supmim_scale.engine.attention import resolve_attention
+from supmim_scale.engine.ds_config import load_ds_config
+from supmim_scale.engine.settings import EngineSettings
+from supmim_scale.launch.world import World
+
+
+def choose_attention(config: RunConfig, micro_batch: int, precision: str, world: World) -> str:
+    """Collective, waits: the recipe's attention kernel; for `fastest` the one rank 0 measured."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    shapes = attention_shapes(config, micro_batch)
+    name, seconds = resolve_attention(config.engine.attention, shapes, dtype, world.device)
+    if len(seconds) > 1 and world.is_main:
+        times = ", ".join(f"{kernel} {s * 1e3:.2f} ms" for kernel, s in seconds.items())
+        print(f"attention by measurement: {times}", flush=True)
+    return str(world.gather(name)[0])
+
+
+def engine_settings(
+    config: RunConfig, micro_batch: int, accumulation: int, precision: str, attention: str
+) -> EngineSettings:
+    """The engine's share of a recipe; `attention` as `choose_attention` gives it."""
+    optim, engine = config.optim, config.engine
+    head_decay = optim.head_weight_decay
+    return EngineSettings(
+        ds_config=load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None,
+        precision=precision,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        policy=engine.activation_checkpointing,
+        every_k=engine.checkpoint_every_k,
+        fp8=engine.fp8,
+        compiles=engine.compile,
+        attention=attention,
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        head_weight_decay=optim.weight_decay if head_decay is None else head_decay,
+        layer_decay=optim.layer_decay,
+        clip_grad_norm=optim.clip_grad_norm,
+        ema_decay=optim.ema_decay,
+    )

@@ -1,0 +1,1 @@
+"""What is known of GPUs, and how tensors reach one."""
