@@ -14,13 +14,13 @@ import torch
 from batches import CODES, fixed_batch
 from ranks import Job
 from steps import LR, Step, joint_model
-from supmim_scale.engine.settings import resolve_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from supmim_scale.build.model import encoder_arguments, joint_shape
 from supmim_scale.config import RunConfig
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.launch.world import World
 from supmim_scale.models.flops import JointShape, StepFlops, step_flops
 from supmim_scale.models.torchvision_ops import declare_missing_ops
@@ -58,9 +58,14 @@ class HandWritten(nn.Module):
         self.decoder_pred = nn.Linear(width, CODES)
 
     def forward(
-        self, images: Tensor, labels: Tensor, keep: Tensor, masked: Tensor, mask: Tensor,
+        self,
+        images: Tensor,
+        labels: Tensor,
+        keep: Tensor,
+        masked: Tensor,
+        mask: Tensor,
         codes: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """The sum of both losses."""
         if self.drops:
             features, decoded = self.forward_once_embedded(images, keep)
@@ -106,15 +111,22 @@ def hand_step(config: RunConfig, world: World, *, drops: bool, is_fused: bool = 
     model.to(world.device).train()
     groups = param_groups_weight_decay(model, config.optim.weight_decay, TOKENS)
     optimizer = torch.optim.AdamW(
-        groups, lr=LR, betas=(config.optim.beta1, config.optim.beta2), eps=config.optim.eps,
+        groups,
+        lr=LR,
+        betas=(config.optim.beta1, config.optim.beta2),
+        eps=config.optim.eps,
         fused=is_fused or None,
-    )  # fmt: skip
+    )
     module: nn.Module = DistributedDataParallel(model) if world.world_size > 1 else model
     masks = batch.masks
     arguments = (
-        batch.images_BCHW, batch.labels_B, masks.keep_BV, masks.masked_BM, masks.mask_BN,
+        batch.images_BCHW,
+        batch.labels_B,
+        masks.keep_BV,
+        masks.masked_BM,
+        masks.mask_BN,
         batch.codes_BN,
-    )  # fmt: skip
+    )
 
     def forward_backward() -> Tensor:
         with _autocast(config, world):
@@ -141,9 +153,13 @@ def timm_step(config: RunConfig, world: World, *, compiles: bool) -> Step:
     model.load_state_dict(joint_model(config).encoder.state_dict())
     model.to(world.device).train()
     optimizer = create_optimizer_v2(
-        model, opt="adamw", lr=LR, weight_decay=config.optim.weight_decay,
-        betas=(config.optim.beta1, config.optim.beta2), eps=config.optim.eps,
-    )  # fmt: skip
+        model,
+        opt="adamw",
+        lr=LR,
+        weight_decay=config.optim.weight_decay,
+        betas=(config.optim.beta1, config.optim.beta2),
+        eps=config.optim.eps,
+    )
     loss_fn = LabelSmoothingCrossEntropy(config.loss.label_smoothing)
     module: nn.Module = torch.compile(model) if compiles else model  # type: ignore[assignment]
 
@@ -191,10 +207,13 @@ def ranks_of(job: Job) -> int:
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The joint model's weights under the names above."""
     names = {
-        "decoder.embed": "decoder_embed", "decoder.blocks": "decoder_blocks",
-        "decoder.norm": "decoder_norm", "decoder.predict": "decoder_pred",
-        "decoder.mask_token": "mask_token", "decoder.pos_embed": "decoder_pos_embed",
-    }  # fmt: skip
+        "decoder.embed": "decoder_embed",
+        "decoder.blocks": "decoder_blocks",
+        "decoder.norm": "decoder_norm",
+        "decoder.predict": "decoder_pred",
+        "decoder.mask_token": "mask_token",
+        "decoder.pos_embed": "decoder_pos_embed",
+    }
     found = {}
     for name, value in state.items():
         old = next((old for old in names if name.startswith(old)), None)

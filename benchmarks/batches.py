@@ -74,9 +74,13 @@ class Feed:
         self._config, self._world, self._codes_BN = config, world, codes_BN
         self._spec = mask_spec(config, encoder_geometry(config).grid)
         self._batches = training_batches(
-            dataset, sample_order(config, dataset), view_settings(config, world.device),
-            Share(micro, 1, world.rank, world.world_size), seed=config.seed, device=world.device,
-        )  # fmt: skip
+            dataset,
+            sample_order(config, dataset),
+            view_settings(config, world.device),
+            Share(micro, 1, world.rank, world.world_size),
+            seed=config.seed,
+            device=world.device,
+        )
 
     def fetch(self) -> float:
         """Take the next micro-batch in hand; the seconds that it was waited for."""

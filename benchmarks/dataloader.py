@@ -35,7 +35,7 @@ from tfrecord import TFRecordWriter
 from supmim_scale.build.model import joint_shape
 from supmim_scale.config import load_config
 from supmim_scale.data.dataset import Dataset, open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.launch.provenance import provenance
@@ -154,9 +154,14 @@ def launch(job: Job) -> Row:
         command = [sys.executable, __file__, "--worker", json.dumps(job), "--out", str(out)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, check=False,
-                timeout=TIMEOUT_S, preexec_fn=partial(os.sched_setaffinity, 0, cpus),
-            )  # fmt: skip
+                command,
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
+                timeout=TIMEOUT_S,
+                preexec_fn=partial(os.sched_setaffinity, 0, cpus),
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"no answer after {TIMEOUT_S} s"}
         if done.returncode or not out.exists():
@@ -175,7 +180,7 @@ def make_data(arguments: argparse.Namespace) -> Row:
     write_synthetic(arguments.data / "small", SynthSpec(num_train=96, num_val=16, shard_size=32), 1)
     if "training" in arguments.kinds and not arguments.smoke.exists():
         write_synthetic(arguments.smoke, SynthSpec(), workers)
-    dataset = open_dataset(arguments.data, "train", Layout())
+    dataset = open_dataset(arguments.data, "train", SampleLayout())
     if not (arguments.data / "list.csv").exists():
         write_layouts(arguments.data, dataset)
     return set_facts(dataset)
@@ -221,8 +226,10 @@ def variants(arguments: argparse.Namespace) -> list[Job]:
         if policy == "none" or reader == "webdataset"
     ]
     plain = {"decoder": "pil", "augment": "none"}
-    theirs = [{"loader": "torch", "reader": "folder", **plain},
-              {"loader": "webdataset", "reader": "webdataset", **plain}]  # fmt: skip
+    theirs = [
+        {"loader": "torch", "reader": "folder", **plain},
+        {"loader": "webdataset", "reader": "webdataset", **plain},
+    ]
     names = ("micro_batch", "seconds")
     shared = {name: getattr(arguments, name) for name in names} | {"data": str(arguments.data)}
     return [v | shared | {"cores": n} for n in sorted(set(arguments.cores)) for v in ours + theirs]
@@ -233,17 +240,23 @@ def single_jobs(arguments: argparse.Namespace) -> dict[str, Job]:
     given = vars(arguments)
     jobs: dict[str, Job] = {
         f"stage {decoder} cores={cores}": {
-            "task": "stage", "data": str(arguments.data), "decoder": decoder, "cores": cores,
+            "task": "stage",
+            "data": str(arguments.data),
+            "decoder": decoder,
+            "cores": cores,
             **{name: given[name] for name in ("repeats", "seconds")},
         }
-        for decoder in decoders() for cores in sorted({1, max(arguments.cores)})
-    }  # fmt: skip
+        for decoder in decoders()
+        for cores in sorted({1, max(arguments.cores)})
+    }
     everything = {"cores": max(arguments.cores)}
     names = ("pairs", "steps", "model_width")
     jobs[f"training width={arguments.model_width or 'smoke'}"] = {
-        "task": "training", "data": str(arguments.smoke), **everything,
+        "task": "training",
+        "data": str(arguments.smoke),
+        **everything,
         **{name: given[name] for name in names},
-    }  # fmt: skip
+    }
     small = str(arguments.data / "small")
     jobs["memory"] = {"task": "memory", "data": small, "epochs": arguments.epochs, **everything}
     return {name: job for name, job in jobs.items() if job["task"] in arguments.kinds}
@@ -273,17 +286,27 @@ def loader_rows(bench: Bench, arguments: argparse.Namespace) -> None:
 def feeds_rows(bench: Bench, arguments: argparse.Namespace) -> None:
     """H100s that the fastest of our loaders in this session feeds, a recipe a row."""
     found = [
-        row for row in bench.rows
-        if row["kind"] == "loader" and row["loader"] == "ours" and "error" not in row
-        and row["augment"] == "none" and row["cores"] == max(arguments.cores)
-    ]  # fmt: skip
+        row
+        for row in bench.rows
+        if row["kind"] == "loader"
+        and row["loader"] == "ours"
+        and "error" not in row
+        and row["augment"] == "none"
+        and row["cores"] == max(arguments.cores)
+    ]
     best = max(found, key=lambda row: row["images_per_s"], default=None)
     for recipe in FED:
         flops = step_flops(joint_shape(load_config(recipe), CODES)).model
         needed = FED_MFU * PEAK_BF16_FLOPS[FED_GPU] / flops
-        row = {"kind": "feeds", "name": f"feeds {recipe}", "recipe": recipe, "gpu": FED_GPU,
-               "mfu": FED_MFU, "train_flops_per_image": flops,
-               "needed_images_per_s_per_gpu": needed}  # fmt: skip
+        row = {
+            "kind": "feeds",
+            "name": f"feeds {recipe}",
+            "recipe": recipe,
+            "gpu": FED_GPU,
+            "mfu": FED_MFU,
+            "train_flops_per_image": flops,
+            "needed_images_per_s_per_gpu": needed,
+        }
         bench.write(row | (fed(best, needed) if best else {"error": "no loader row to go by"}))
 
 

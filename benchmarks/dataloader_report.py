@@ -19,9 +19,11 @@ from pages import COLORS, Row, markdown_table, mib, read_rows
 from supmim_scale.units import si
 
 TOGETHER = {
-    "read_header": "read, header and labels", "decode_whole": "decode whole image",
-    "view": "a view from bytes in memory", "rand_augment_view": "the same with rand_augment",
-}  # fmt: skip
+    "read_header": "read, header and labels",
+    "decode_whole": "decode whole image",
+    "view": "a view from bytes in memory",
+    "rand_augment_view": "the same with rand_augment",
+}
 LOADERS = {"torch": "DataLoader, PIL", "webdataset": "webdataset, PIL"}
 
 
@@ -101,10 +103,15 @@ def loader_table(rows: list[Row]) -> str:
     ordered = sorted(good, key=lambda row: (row["cores"], -row["images_per_s"]))
     several = has_several_readers(good)
     lines = [
-        [str(row["cores"]), label(row, several), spanned(row, "images_per_s", ".1f"),
-         spanned(row, "ratio_to_torch", ".2f"), str(row["repeats"])]
+        [
+            str(row["cores"]),
+            label(row, several),
+            spanned(row, "images_per_s", ".1f"),
+            spanned(row, "ratio_to_torch", ".2f"),
+            str(row["repeats"]),
+        ]
         for row in ordered
-    ]  # fmt: skip
+    ]
     one = ordered[-1]
     heads = ["cores", "loader", "images/s", "x DataLoader, PIL", "rounds"]
     return (
@@ -153,11 +160,16 @@ def feeds_table(rows: list[Row]) -> str:
     if not good:
         return ""
     lines = [
-        [row["recipe"], f"{si(row['train_flops_per_image'])}FLOP",
-         f"{row['needed_images_per_s_per_gpu']:.0f}", f"{row['host_images_per_s']:.0f}",
-         f"{row['gpus_fed']:.2f}", f"{row['cores_per_gpu']:.1f}"]
+        [
+            row["recipe"],
+            f"{si(row['train_flops_per_image'])}FLOP",
+            f"{row['needed_images_per_s_per_gpu']:.0f}",
+            f"{row['host_images_per_s']:.0f}",
+            f"{row['gpus_fed']:.2f}",
+            f"{row['cores_per_gpu']:.1f}",
+        ]
         for row in good
-    ]  # fmt: skip
+    ]
     one = good[0]
     heads = ["recipe", "an image", "images/s a GPU", "images/s here", "GPUs fed", "cores a GPU"]
     return (
@@ -170,14 +182,27 @@ def feeds_table(rows: list[Row]) -> str:
 def training_table(rows: list[Row]) -> str:
     """Real against cached batches in training."""
     lines = [
-        [str(row["width"]), spanned(row, "images_per_s", ".1f"),
-         spanned(row, "synthetic_images_per_s", ".1f"),
-         spanned(row, "ratio_to_synthetic", ".3f"), spanned(row, "data_wait", ".1%"),
-         f"{row['pairs']} x {row['steps']}", str(row["cores"])]
-        for row in of_kind(rows, "training") if "error" not in row
-    ]  # fmt: skip
-    heads = ["width", "images/s, real", "images/s, one batch", "ratio", "data wait",
-             "pairs x steps", "cores"]  # fmt: skip
+        [
+            str(row["width"]),
+            spanned(row, "images_per_s", ".1f"),
+            spanned(row, "synthetic_images_per_s", ".1f"),
+            spanned(row, "ratio_to_synthetic", ".3f"),
+            spanned(row, "data_wait", ".1%"),
+            f"{row['pairs']} x {row['steps']}",
+            str(row["cores"]),
+        ]
+        for row in of_kind(rows, "training")
+        if "error" not in row
+    ]
+    heads = [
+        "width",
+        "images/s, real",
+        "images/s, one batch",
+        "ratio",
+        "data wait",
+        "pairs x steps",
+        "cores",
+    ]
     note = (
         "## Training\n\nThe smoke recipe on real batches and on one batch repeated, in blocks "
         "that alternate. On a CPU, decoding and training share the cores.\n\n"
@@ -188,10 +213,21 @@ def training_table(rows: list[Row]) -> str:
 def memory_table(rows: list[Row]) -> str:
     """Resident memory over epochs."""
     lines = [
-        [str(row["epochs"]), *(f"{mib(row[name])} MiB" for name in
-         ("resident_bytes_epoch_2", "resident_bytes_last", "growth_bytes", "noise_bytes"))]
-        for row in of_kind(rows, "memory") if "error" not in row
-    ]  # fmt: skip
+        [
+            str(row["epochs"]),
+            *(
+                f"{mib(row[name])} MiB"
+                for name in (
+                    "resident_bytes_epoch_2",
+                    "resident_bytes_last",
+                    "growth_bytes",
+                    "noise_bytes",
+                )
+            ),
+        ]
+        for row in of_kind(rows, "memory")
+        if "error" not in row
+    ]
     heads = ["epochs", "after the second", "after the last", "growth", "noise (epochs 3 to 10)"]
     note = "## Memory\n\nResident set of a process that runs our loader over a small set.\n\n"
     return note + markdown_table(heads, lines) if lines else ""
@@ -241,9 +277,15 @@ def bars(axes: Axes, values: list[tuple[str, int, Row, str, float]], corner: str
             np.array([f * row[column + end] for *_, row, column, f in mine])
             for end in ("", "_min", "_max")
         )
-        axes.barh(y, x, height * 0.92, color=COLORS[place % len(COLORS)],
-                  label=f"{cores} core{'s' if cores > 1 else ''}",
-                  xerr=(x - low, high - x), error_kw={"elinewidth": 1, "capsize": 2})  # fmt: skip
+        axes.barh(
+            y,
+            x,
+            height * 0.92,
+            color=COLORS[place % len(COLORS)],
+            label=f"{cores} core{'s' if cores > 1 else ''}",
+            xerr=(x - low, high - x),
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )
         for where, value, end in zip(y, x, high, strict=True):
             axes.text(max(end, 0) + 0.012 * top, where, f"{value:.0f}", va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)

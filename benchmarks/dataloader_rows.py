@@ -6,22 +6,35 @@ import numpy as np
 from pages import Row, mib
 
 STAGES = {
-    "read": "read bytes", "header": "header and labels", "draw": "draw window and flip",
-    "decode": "decode its window", "resize_normalise": "resize, normalise, hand over",
-    "rand_augment": "rand_augment", "copy": "copy to the GPU",
-}  # fmt: skip
+    "read": "read bytes",
+    "header": "header and labels",
+    "draw": "draw window and flip",
+    "decode": "decode its window",
+    "resize_normalise": "resize, normalise, hand over",
+    "rand_augment": "rand_augment",
+    "copy": "copy to the GPU",
+}
 PARTS = {  # a stage by difference: what was measured, and what is taken off
-    "read": ("read", None), "header": ("read_header", "read"), "draw": ("draw", None),
-    "decode": ("decode", None), "resize_normalise": ("view", "decode"),
-    "rand_augment": ("rand_augment_view", "view"), "copy": ("copy", None),
-}  # fmt: skip
+    "read": ("read", None),
+    "header": ("read_header", "read"),
+    "draw": ("draw", None),
+    "decode": ("decode", None),
+    "resize_normalise": ("view", "decode"),
+    "rand_augment": ("rand_augment_view", "view"),
+    "copy": ("copy", None),
+}
 
 
 def spread(name: str, values: list[float]) -> Row:
     """Median, quartiles and ends of a column."""
     low, high = np.percentile(values, [25, 75]).tolist()
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values),
-            f"{name}_q25": low, f"{name}_q75": high}  # fmt: skip
+    return {
+        name: statistics.median(values),
+        f"{name}_min": min(values),
+        f"{name}_max": max(values),
+        f"{name}_q25": low,
+        f"{name}_q75": high,
+    }
 
 
 def summary(runs: list[Row], torch_runs: list[Row]) -> Row:

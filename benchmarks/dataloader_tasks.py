@@ -23,7 +23,7 @@ from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.headers import read_header
 from supmim_scale.data.loader import Batch, Share, ViewSettings, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.views import DRAWS_PER_CROP, random_window
 from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.torchvision_ops import declare_missing_ops
@@ -80,11 +80,16 @@ def loader_task(job: Job) -> Row:
 
 def our_batches(job: Job) -> Iterator[torch.Tensor]:
     """Views of our loader."""
-    dataset = open_dataset(Path(job["data"]), PATTERNS[job["reader"]], Layout(reader=job["reader"]))
+    dataset = open_dataset(
+        Path(job["data"]), PATTERNS[job["reader"]], SampleLayout(reader=job["reader"])
+    )
     settings = ViewSettings(
-        spec=view_spec(job["decoder"], job["augment"]), crop_scale=CROP_SCALE,
-        threads=job["cores"], readers=job["readers"], prefetch=2,
-    )  # fmt: skip
+        spec=view_spec(job["decoder"], job["augment"]),
+        crop_scale=CROP_SCALE,
+        threads=job["cores"],
+        readers=job["readers"],
+        prefetch=2,
+    )
     order = SampleOrder(dataset.sizes, 0, lanes=64)
     share = Share(micro_batch=job["micro_batch"])
     device = device_of(job["decoder"])
@@ -138,9 +143,13 @@ def torchvision_view() -> Callable[[Any], torch.Tensor]:
 
     half = [0.5] * 3
     return transforms.Compose(  # type: ignore[no-any-return]
-        [transforms.RandomResizedCrop(SIZE, CROP_SCALE), transforms.RandomHorizontalFlip(),
-         transforms.ToTensor(), transforms.Normalize(half, half)]
-    )  # fmt: skip
+        [
+            transforms.RandomResizedCrop(SIZE, CROP_SCALE),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(half, half),
+        ]
+    )
 
 
 def stage_task(job: Job) -> Row:
@@ -156,7 +165,7 @@ def stage_task(job: Job) -> Row:
 
 def stage_steps(job: Job) -> dict[str, Callable[[], int]]:
     """What to repeat for each stage; each says how many images it handled."""
-    dataset = open_dataset(Path(job["data"]), PATTERNS["webdataset"], Layout())
+    dataset = open_dataset(Path(job["data"]), PATTERNS["webdataset"], SampleLayout())
     whose = SampleOrder(dataset.sizes, 0, lanes=64).at(0, len(dataset))
     parts = [slice(i, i + STAGE_BATCH) for i in range(0, len(dataset), STAGE_BATCH)]
     chunks = [(whose[0][part], whose[1][part]) for part in parts]
@@ -211,11 +220,19 @@ def pipeline_steps(
 
     plain = source(view_spec(job["decoder"]))
     windows = window_pipeline(
-        lambda: plain()[:3], job["decoder"], batch_size=STAGE_BATCH, num_threads=job["cores"],
-        device_id=device.index, prefetch_queue_depth=1,
-    )  # fmt: skip
-    steps = {"decode_whole": decode_step, "decode": lambda: len(windows.run()[0]),
-             "view": views("none"), "rand_augment_view": views("rand_augment")}  # fmt: skip
+        lambda: plain()[:3],
+        job["decoder"],
+        batch_size=STAGE_BATCH,
+        num_threads=job["cores"],
+        device_id=device.index,
+        prefetch_queue_depth=1,
+    )
+    steps = {
+        "decode_whole": decode_step,
+        "decode": lambda: len(windows.run()[0]),
+        "view": views("none"),
+        "rand_augment_view": views("rand_augment"),
+    }
     if torch.cuda.is_available() and job["decoder"] == "cpu":
         made_BCHW = torch.rand(STAGE_BATCH, 3, SIZE, SIZE)
         steps["copy"] = lambda: len(made_BCHW.to("cuda", non_blocking=True))
@@ -226,13 +243,23 @@ def pipeline_steps(
 def window_pipeline(source: Callable[[], tuple[Any, ...]], decoder: str) -> Any:
     """The first operator of the training pipeline: the window of every image, decoded."""
     encoded, anchors, shapes = fn.external_source(
-        source=source, num_outputs=3, batch=True, ndim=1,
+        source=source,
+        num_outputs=3,
+        batch=True,
+        ndim=1,
         dtype=[types.UINT8, types.INT32, types.INT32],
-    )  # fmt: skip
+    )
     return fn.decoders.image_slice(
-        encoded, anchors, shapes, device=decoder, axes=[0, 1], normalized_anchor=False,
-        normalized_shape=False, output_type=types.RGB, adjust_orientation=False,
-    )  # fmt: skip
+        encoded,
+        anchors,
+        shapes,
+        device=decoder,
+        axes=[0, 1],
+        normalized_anchor=False,
+        normalized_shape=False,
+        output_type=types.RGB,
+        adjust_orientation=False,
+    )
 
 
 def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentSettings = NOT_AUGMENTED) -> Row:
@@ -248,8 +275,11 @@ def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentSettings = NOT_AUGMEN
 
 def training_task(job: Job) -> Row:
     """Real batches against one repeated batch in the smoke recipe, in blocks that alternate."""
-    keys = [f"input.root={job['data']}", "engine.kind=plain",
-            "engine.activation_checkpointing=none"]  # fmt: skip
+    keys = [
+        f"input.root={job['data']}",
+        "engine.kind=plain",
+        "engine.activation_checkpointing=none",
+    ]
     if job["model_width"]:
         keys += [f"model.width={job['model_width']}", f"model.heads={job['model_width'] // 32}"]
     config, world = load_config("smoke", keys), join_world()
@@ -268,10 +298,13 @@ def training_task(job: Job) -> Row:
         **spread("synthetic_images_per_s", [images / made for _, (made, _) in pairs]),
         **spread("ratio_to_synthetic", [made / real for (real, _), (made, _) in pairs]),
         **spread("data_wait", [waited / real for (real, waited), _ in pairs]),
-        "width": config.model.width, "image_size": config.model.image_size,
-        "global_batch": config.optim.global_batch, "precision": run.precision,
-        "threads": config.input.threads, "readers": config.input.readers,
-    }  # fmt: skip
+        "width": config.model.width,
+        "image_size": config.model.image_size,
+        "global_batch": config.optim.global_batch,
+        "precision": run.precision,
+        "threads": config.input.threads,
+        "readers": config.input.readers,
+    }
 
 
 def block(run: Run, cached: Batch | None, steps: int) -> tuple[float, float]:
@@ -295,12 +328,16 @@ def block(run: Run, cached: Batch | None, steps: int) -> tuple[float, float]:
 
 def memory_task(job: Job) -> Row:
     """Resident bytes after every epoch over a small set."""
-    dataset = open_dataset(Path(job["data"]), "train", Layout())
+    dataset = open_dataset(Path(job["data"]), "train", SampleLayout())
     spec = ViewSpec(size=64, mean=0.5, std=0.5)
     batches = training_batches(
-        dataset, SampleOrder(dataset.sizes, 0, lanes=64), ViewSettings(spec),
-        Share(micro_batch=32), seed=0, device=torch.device("cpu"),
-    )  # fmt: skip
+        dataset,
+        SampleOrder(dataset.sizes, 0, lanes=64),
+        ViewSettings(spec),
+        Share(micro_batch=32),
+        seed=0,
+        device=torch.device("cpu"),
+    )
     resident = []
     for _ in range(job["epochs"]):
         for _ in range(len(dataset) // 32):
@@ -318,5 +355,9 @@ def memory_task(job: Job) -> Row:
     }
 
 
-TASKS = {"loader": loader_task, "stage": stage_task, "training": training_task,
-         "memory": memory_task}  # fmt: skip
+TASKS = {
+    "loader": loader_task,
+    "stage": stage_task,
+    "training": training_task,
+    "memory": memory_task,
+}

@@ -22,7 +22,7 @@ from supmim_scale.launch.provenance import device_name, peak_memory_bytes
 from supmim_scale.launch.world import World
 from supmim_scale.models.flops import PEAK_BF16_FLOPS
 from supmim_scale.planner.cluster import cluster_of
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.speed import Assumed, step_time
 from supmim_scale.train.profile import read_profile, timed, write_profile
 
@@ -30,13 +30,18 @@ PHASES = ("forward", "backward", "optimizer")
 _ROOF_SIDE = {"cuda": 8192, "cpu": 2048}
 _ROOF_REPEATS = 5
 _PLANNED = {  # torch's names of GPUs whose datasheets the planner has
-    "NVIDIA A100-SXM4-40GB": "a100-40", "NVIDIA A100-SXM4-80GB": "a100",
-    "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200",
-}  # fmt: skip
+    "NVIDIA A100-SXM4-40GB": "a100-40",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+}
 _GPU_COLUMNS = {  # of nvidia-smi, with their unit in the row's name
-    "clocks.sm": "sm_clock_mhz", "clocks.mem": "memory_clock_mhz", "power.draw": "power_w",
-    "power.limit": "power_limit_w", "temperature.gpu": "temperature_c",
-}  # fmt: skip
+    "clocks.sm": "sm_clock_mhz",
+    "clocks.mem": "memory_clock_mhz",
+    "power.draw": "power_w",
+    "power.limit": "power_limit_w",
+    "temperature.gpu": "temperature_c",
+}
 
 
 class PhaseClock:
@@ -75,9 +80,11 @@ class PhaseClock:
             name: [self._between(marks[i + 1], marks[i + 2]) for marks in steps]
             for i, name in enumerate(PHASES)
         }
-        starts = [steps[0][0], *(marks[-1] for marks in steps[:-1])] if self._is_cuda else [
-            marks[0] for marks in steps
-        ]  # fmt: skip
+        starts = (
+            [steps[0][0], *(marks[-1] for marks in steps[:-1])]
+            if self._is_cuda
+            else [marks[0] for marks in steps]
+        )
         whole = [self._between(a, marks[-1]) for a, marks in zip(starts, steps, strict=True)]
         return whole, phases
 
@@ -155,9 +162,13 @@ def planned(
     name, reason = _PLANNED.get(device_name()), f"no datasheet of {device_name()}"
     if images_per_s is None or name is None:
         reason = reason if images_per_s else "the planner knows our step alone, not fed"
-        return {"planned_images_per_s": None, "planned_error": None, "planned_mfu": None,
-                "planned_reason": reason}  # fmt: skip
-    known, cluster = Planned(config), cluster_of(name, 1, world.world_size)
+        return {
+            "planned_images_per_s": None,
+            "planned_error": None,
+            "planned_mfu": None,
+            "planned_reason": reason,
+        }
+    known, cluster = RecipeMemory(config), cluster_of(name, 1, world.world_size)
     setting = known.setting(config, world.world_size, pool=False)
     shape = joint_shape(config, known.out_features)
     assumed = Assumed(decoded_per_s=math.inf)
@@ -165,8 +176,12 @@ def planned(
         assumed = replace(assumed, mfu=expected_mfu)
     rate = step_time(setting, cluster, known.size, shape, assumed).images_per_s
     error = rate / images_per_s - 1
-    return {"planned_images_per_s": rate, "planned_error": error, "planned_mfu": assumed.mfu,
-            "planned_reason": None}  # fmt: skip
+    return {
+        "planned_images_per_s": rate,
+        "planned_error": error,
+        "planned_mfu": assumed.mfu,
+        "planned_reason": None,
+    }
 
 
 def memory(world: World) -> Row:
@@ -235,9 +250,12 @@ def machine_state(device: torch.device) -> Iterator[Row]:
         yield row | {"cpu_clock_mhz": cpu_clock_mhz(), "power_reason": "no GPU"}
         return
     query = [
-        "nvidia-smi", f"--query-gpu={','.join(_GPU_COLUMNS)}", "--format=csv,noheader,nounits",
-        "-i", f"GPU-{torch.cuda.get_device_properties(device).uuid}",
-    ]  # fmt: skip
+        "nvidia-smi",
+        f"--query-gpu={','.join(_GPU_COLUMNS)}",
+        "--format=csv,noheader,nounits",
+        "-i",
+        f"GPU-{torch.cuda.get_device_properties(device).uuid}",
+    ]
     try:
         pipe = subprocess.PIPE
         asking = subprocess.Popen(query, stdout=pipe, stderr=pipe, text=True)

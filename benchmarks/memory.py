@@ -45,16 +45,16 @@ from ranks import (
     work,
 )
 from steps import LR, joint_model, recipe_of, require_runnable
-from supmim_scale.engine.settings import resolve_precision
 
 from supmim_scale.build.engine import engine_settings
 from supmim_scale.config import RunConfig, digest
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.engine import Engine, build_engine
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.launch.world import World
 from supmim_scale.planner.live import is_logits_of
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.trace import input_tensors
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
@@ -63,9 +63,12 @@ WARMUP = 2  # AdamW's states and DeepSpeed's prefetching are settled after these
 NEAR = 0.98  # of a phase's peak: from here on kinds are counted at every new one
 POINTS = 160  # of a timeline
 GRID = (  # widths, depths, patch sizes, heads and poolings that differ
-    "vit_ti16", "vit_s16,depth=6,num_classes=21841", "vit_ti16,patch_size=8,depth=8",
-    "vit_s16,pool=token,class_token=true", "vit_b16,depth=4,pool=map",
-)  # fmt: skip
+    "vit_ti16",
+    "vit_s16,depth=6,num_classes=21841",
+    "vit_ti16,patch_size=8,depth=8",
+    "vit_s16,pool=token,class_token=true",
+    "vit_b16,depth=4,pool=map",
+)
 
 
 def main() -> int:
@@ -128,11 +131,19 @@ def memory_jobs(arguments: argparse.Namespace) -> list[Job]:
     shared = {name: getattr(arguments, name) for name in names}
     shared["snapshots"] = str(arguments.out.parent)
     return [
-        {"model": model, "layout": layout, "stage": stage, "policy": policy, "overrides": [],
-         "ranks": arguments.ranks if stage else 1, **shared}
+        {
+            "model": model,
+            "layout": layout,
+            "stage": stage,
+            "policy": policy,
+            "overrides": [],
+            "ranks": arguments.ranks if stage else 1,
+            **shared,
+        }
         for model, layout, stage, policy in itertools.product(
-            arguments.models, arguments.layouts, arguments.stages, arguments.policies)
-    ]  # fmt: skip
+            arguments.models, arguments.layouts, arguments.stages, arguments.policies
+        )
+    ]
 
 
 def measured(job: Job) -> Row:
@@ -216,7 +227,7 @@ def compared(job: Job, config: RunConfig, world: World, phases: Row) -> Row:
     is_cuda = world.device.type == "cuda"
     fullest = max(PHASES[1:], key=lambda name: phases[name]["peak"])
     measured_peak, kinds = phases[fullest]["peak"], phases[fullest]["kinds"]
-    setting = Planned(config).setting(config, world.world_size, pool=False)
+    setting = RecipeMemory(config).setting(config, world.world_size, pool=False)
     memory = setting.memory
     own_inputs = kinds["inputs"] if kinds else memory.inputs
     return {

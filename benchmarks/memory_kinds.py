@@ -13,9 +13,12 @@ KINDS = (*STATES, "activations", "logits", "inputs")
 # Words in the names under which DeepSpeed 0.19's ZeRO optimizers keep tensors; the first that
 # fits counts.
 _ATTRIBUTES = (
-    ("bucket", "buckets"), ("ipg", "buckets"), ("grad", "gradients"), ("fp32", "masters"),
+    ("bucket", "buckets"),
+    ("ipg", "buckets"),
+    ("grad", "gradients"),
+    ("fp32", "masters"),
     ("16", "parameters"),
-)  # fmt: skip
+)
 _DEPTH = 4  # of containers inside containers
 
 

@@ -17,10 +17,31 @@ from pages import COLORS, Row, markdown_table, mib, origin_line, read_rows, writ
 
 from supmim_scale.units import gib
 
-NAMES = ("model", "layout", "engine", "policy", "precision", "image_size", "micro_batch",
-         "world_size", "accumulation", "reduce_bucket", "accelerator")  # fmt: skip
-KINDS = ("parameters", "masters", "gradients", "optimizer", "ema", "gathered", "buckets",
-         "activations", "logits", "inputs")  # fmt: skip
+NAMES = (
+    "model",
+    "layout",
+    "engine",
+    "policy",
+    "precision",
+    "image_size",
+    "micro_batch",
+    "world_size",
+    "accumulation",
+    "reduce_bucket",
+    "accelerator",
+)
+KINDS = (
+    "parameters",
+    "masters",
+    "gradients",
+    "optimizer",
+    "ema",
+    "gathered",
+    "buckets",
+    "activations",
+    "logits",
+    "inputs",
+)
 PHASES = ("forward", "backward", "step")
 MOST_PICTURES = 4
 
@@ -32,8 +53,10 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="Markdown file; default: beside the rows")
     arguments = parser.parse_args()
     if not arguments.rows.is_file():
-        print(f"error: {arguments.rows}: found no file; expected rows of memory.py; run it first",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {arguments.rows}: found no file; expected rows of memory.py; run it first",
+            file=sys.stderr,
+        )
         return 2
     rows = read_rows(arguments.rows, NAMES)
     page = arguments.page or arguments.rows.with_suffix(".md")
@@ -56,8 +79,19 @@ def markdown(rows: list[Row]) -> str:
 
 def table(rows: list[Row]) -> str:
     """Rows as a Markdown table."""
-    heads = ["model", "layout", "engine", "recompute", "precision", "ranks", *PHASES,
-             "measured peak", "predicted", "error", "without inputs"]  # fmt: skip
+    heads = [
+        "model",
+        "layout",
+        "engine",
+        "recompute",
+        "precision",
+        "ranks",
+        *PHASES,
+        "measured peak",
+        "predicted",
+        "error",
+        "without inputs",
+    ]
     lines = []
     for row in rows:
         names = [row["model"], row["layout"], row["engine"], row["policy"]]
@@ -66,9 +100,18 @@ def table(rows: list[Row]) -> str:
             continue
         peaks = [gib(row["phases"][name]["peak"]) for name in PHASES]
         core = f"{row['core_error']:+.2%}" if "core_error" in row else "null"
-        lines.append([*names, row["precision"], str(row["world_size"]), *peaks,
-                      gib(row["measured_peak_bytes"]), gib(row["predicted_peak_bytes"]),
-                      f"{row['peak_error']:+.2%}", core])  # fmt: skip
+        lines.append(
+            [
+                *names,
+                row["precision"],
+                str(row["world_size"]),
+                *peaks,
+                gib(row["measured_peak_bytes"]),
+                gib(row["predicted_peak_bytes"]),
+                f"{row['peak_error']:+.2%}",
+                core,
+            ]
+        )
     return markdown_table(heads, lines)
 
 
@@ -88,12 +131,27 @@ def worst_line(rows: list[Row]) -> str:
 def kind_table(rows: list[Row]) -> str:
     """Measured / predicted bytes of each kind, where the census found the fullest moment."""
     lines = [
-        [row["model"], row["layout"], row["engine"], row["policy"], row["fullest_phase"],
-         *(_both(row, kind) for kind in KINDS), _both(row, "gradients", "activations")]
-        for row in rows if row.get("measured_bytes")
-    ]  # fmt: skip
-    heads = ["model", "layout", "engine", "recompute", "fullest in", *KINDS,
-             "gradients + activations"]  # fmt: skip
+        [
+            row["model"],
+            row["layout"],
+            row["engine"],
+            row["policy"],
+            row["fullest_phase"],
+            *(_both(row, kind) for kind in KINDS),
+            _both(row, "gradients", "activations"),
+        ]
+        for row in rows
+        if row.get("measured_bytes")
+    ]
+    heads = [
+        "model",
+        "layout",
+        "engine",
+        "recompute",
+        "fullest in",
+        *KINDS,
+        "gradients + activations",
+    ]
     note = (
         "Measured / predicted while backward runs; a prediction of the step has no kinds. Plain "
         "PyTorch's gradients come while activations go: the planner has them among those. Nobody "
@@ -117,8 +175,12 @@ def figure(rows: list[Row]) -> Figure:
     for axes, row in zip(places, drawn, strict=False):
         timeline(axes, row)
     if drawn:
-        picture.legend(*places[0].get_legend_handles_labels(), loc="outside right upper",
-                       frameon=False, reverse=True)  # fmt: skip
+        picture.legend(
+            *places[0].get_legend_handles_labels(),
+            loc="outside right upper",
+            frameon=False,
+            reverse=True,
+        )
     else:
         places[0].text(0.5, 0.5, "no row with a timeline", ha="center")
     return picture
@@ -133,8 +195,14 @@ def timeline(axes: Axes, row: Row) -> None:
     axes.stackplot(x, heights, labels=labels, colors=COLORS, linewidth=0)
     top = row["measured_peak_bytes"] / 2**20
     axes.axhline(row["predicted_peak_bytes"] / 2**20, color="black", linestyle="--", linewidth=1)
-    axes.text(x[-1], row["predicted_peak_bytes"] / 2**20, "predicted peak ", ha="right",
-              va="bottom", fontsize=8)  # fmt: skip
+    axes.text(
+        x[-1],
+        row["predicted_peak_bytes"] / 2**20,
+        "predicted peak ",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+    )
     start = 0
     for name in PHASES:
         end = row["phases"][name]["ended_at"]
@@ -148,8 +216,10 @@ def timeline(axes: Axes, row: Row) -> None:
     ranks = f"{row['world_size']} ranks" if row["world_size"] > 1 else "one process"
     axes.set_title(
         f"{row['model']}, batch {row['micro_batch']}, {row['layout']}\n{row['engine']}, recompute "
-        f"{row['policy']}, {row['precision']}, {ranks}", loc="left", fontsize=9,
-    )  # fmt: skip
+        f"{row['policy']}, {row['precision']}, {ranks}",
+        loc="left",
+        fontsize=9,
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 

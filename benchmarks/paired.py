@@ -16,9 +16,9 @@ from pairs import ALL, DS_CONFIGS
 from ranks import Job, Row
 from scipy import stats
 from steps import Step, our_step, recipe_of
-from supmim_scale.engine.settings import resolve_precision
 
 from supmim_scale.config import digest
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.launch.provenance import peak_memory_bytes
 from supmim_scale.launch.world import World
 
@@ -45,17 +45,28 @@ def measure_pair(job: Job, world: World) -> Row:
     flop_ratio = first.step.flops.model / second.step.flops.model
     is_cuda = world.device.type == "cuda"
     row = {
-        "kind": "pair", "pair": job["pair"], "what": pair.what, "ratio_of": pair.kind,
+        "kind": "pair",
+        "pair": job["pair"],
+        "what": pair.what,
+        "ratio_of": pair.kind,
         **{name: job[name] for name in ("model", "image_size", "policy", "overrides")},
         "engine": f"zero{job['stage']}" if job["stage"] else "plain",
-        "first": pair.first, "second": pair.second, "precision": precision,
-        "images": first.step.images, "threads": torch.get_num_threads(), "rounds": job["rounds"],
-        "steps_a_round": job["steps"], "steps_warmup": job["warmup"], "digest": digest(config),
-        "losses": losses, "flop_ratio": flop_ratio, "peak_memory_bytes": peak_memory_bytes(),
+        "first": pair.first,
+        "second": pair.second,
+        "precision": precision,
+        "images": first.step.images,
+        "threads": torch.get_num_threads(),
+        "rounds": job["rounds"],
+        "steps_a_round": job["steps"],
+        "steps_warmup": job["warmup"],
+        "digest": digest(config),
+        "losses": losses,
+        "flop_ratio": flop_ratio,
+        "peak_memory_bytes": peak_memory_bytes(),
         "first_s": statistics.median(a for a, _ in rounds) / job["steps"],
         "second_s": statistics.median(b for _, b in rounds) / job["steps"],
         "attention": one_profiled_step(first.run)["attention"],
-    }  # fmt: skip
+    }
     gap = abs(losses[0] - losses[1]) / abs(losses[1])
     row["loss_gap"] = gap
     if pair.same_loss and not gap <= LOSS_TOLERANCE[precision]:

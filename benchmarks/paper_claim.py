@@ -35,8 +35,8 @@ from supmim_scale.config import RunConfig, digest, load_config
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.request import Wanted
-from supmim_scale.evaluate.run import measure
+from supmim_scale.evaluate.request import Request
+from supmim_scale.evaluate.run import run_evaluation
 from supmim_scale.evaluate.subject import open_run
 from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.launch.provenance import provenance
@@ -53,10 +53,18 @@ LEARNING_RATES = (5e-4, 1e-3, 2e-3)
 TUNING_SEED = 1000
 SHARDS = 4
 # Made for a CPU: everything real but the size.
-SHORT = ["model.drop_path=0", "mim.codebook_size=128", "mim.codebook_images=512",
-         "augment.kind=none", "augment.mixup_alpha=0", "augment.cutmix_alpha=0",
-         "optim.global_batch=64", "optim.epochs=4", "optim.warmup_steps=20",
-         "log.every=16"]  # fmt: skip
+SHORT = [
+    "model.drop_path=0",
+    "mim.codebook_size=128",
+    "mim.codebook_images=512",
+    "augment.kind=none",
+    "augment.mixup_alpha=0",
+    "augment.cutmix_alpha=0",
+    "optim.global_batch=64",
+    "optim.epochs=4",
+    "optim.warmup_steps=20",
+    "log.every=16",
+]
 # The full one's model and augmentation for minutes on a GPU.
 MIDDLE = ["optim.epochs=10", "optim.warmup_steps=100"]
 WORDS: dict[str, list[str]] = {"short": SHORT, "middle": MIDDLE, "full": []}
@@ -67,14 +75,16 @@ USUAL_SIZES = {"short": ["64x4/4"], "middle": ["192x9/4"], "full": ["192x9/4"]}
 OBJECTIVES = {"supervised": ["mim.weight=0"], "supervised_mim": []}
 # Beside the joint recipe, in order of interest.
 ABLATIONS = {
-    "mask.ratio=0.75": ["mask.ratio=0.75"], "mask.ratio=0.25": ["mask.ratio=0.25"],
+    "mask.ratio=0.75": ["mask.ratio=0.75"],
+    "mask.ratio=0.25": ["mask.ratio=0.25"],
     "mim.target=pixel": ["mim.target=pixel"],
-    "mim.weight=0.3": ["mim.weight=0.3"], "mim.weight=3": ["mim.weight=3"],
+    "mim.weight=0.3": ["mim.weight=0.3"],
+    "mim.weight=3": ["mim.weight=3"],
     "model.decoder_depth=1": ["model.decoder_depth=1"],
     "model.decoder_depth=4": ["model.decoder_depth=4"],
     "mim.layout=clean_and_masked_tokens": ["mim.layout=clean_and_masked_tokens"],
     "mim.layout=masked_only": ["mim.layout=masked_only"],
-}  # fmt: skip
+}
 
 
 def main() -> int:
@@ -99,19 +109,36 @@ def parse_arguments() -> argparse.Namespace:
     """What to run and where."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     given = os.environ.get("CIFAR10")
-    parser.add_argument("--cifar10", type=Path, default=given, required=given is None,
-                        help="folder of train.npz and test.npz; default: $CIFAR10")  # fmt: skip
+    parser.add_argument(
+        "--cifar10",
+        type=Path,
+        default=given,
+        required=given is None,
+        help="folder of train.npz and test.npz; default: $CIFAR10",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/paper_claim"), help="for the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON lines to add to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES),
-                        help="WIDTHxDEPTH/PATCH of the ViTs; default: one")  # fmt: skip
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        choices=list(SIZES),
+        help="WIDTHxDEPTH/PATCH of the ViTs; default: one",
+    )
     versions = parser.add_mutually_exclusive_group()
     for name, told in (("short", "a small model on a subset"), ("middle", "10 epochs of a fifth")):
-        versions.add_argument(f"--{name}", dest="version", action="store_const", const=name,
-                           default="full", help=told)  # fmt: skip
-    parser.add_argument("--ablations", nargs="?", type=int, const=len(ABLATIONS), default=0,
-                        metavar="N", help="run the first N, or all, on the first seed")  # fmt: skip
+        versions.add_argument(
+            f"--{name}", dest="version", action="store_const", const=name, default="full", help=told
+        )
+    parser.add_argument(
+        "--ablations",
+        nargs="?",
+        type=int,
+        const=len(ABLATIONS),
+        default=0,
+        metavar="N",
+        help="run the first N, or all, on the first seed",
+    )
     parser.add_argument("--lrs", type=float, nargs="+", default=LEARNING_RATES, help="to tune over")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both objectives")
     return parser.parse_args()
@@ -173,10 +200,17 @@ def run_size(
     lrs = {}
     for objective, own in OBJECTIVES.items():
         tuned = [
-            one(arguments, folders[1], world, [*shared, *own, f"optim.lr={lr}"], TUNING_SEED,
-                kind="tune", objective=objective)
+            one(
+                arguments,
+                folders[1],
+                world,
+                [*shared, *own, f"optim.lr={lr}"],
+                TUNING_SEED,
+                kind="tune",
+                objective=objective,
+            )
             for lr in arguments.lrs
-        ]  # fmt: skip
+        ]
         lrs[objective] = max(tuned, key=lambda row: row["top1"])["lr"]
     for seed in arguments.seeds:
         for objective, own in OBJECTIVES.items():
@@ -184,21 +218,32 @@ def run_size(
             one(arguments, folders[0], world, words, seed, kind="run", objective=objective)
     for name in list(ABLATIONS)[: arguments.ablations]:
         words = [*shared, f"optim.lr={lrs['supervised_mim']}", *ABLATIONS[name]]
-        one(arguments, folders[0], world, words, arguments.seeds[0], kind="ablation",
-            objective=name)  # fmt: skip
+        one(
+            arguments, folders[0], world, words, arguments.seeds[0], kind="ablation", objective=name
+        )
 
 
 def size_words(size: str) -> list[str]:
     """A size's overrides."""
     width, depth, patch = size.replace("/", "x").split("x")
-    return [f"model.width={width}", f"model.depth={depth}", f"model.heads={SIZES[size]}",
-            f"model.patch_size={patch}"]  # fmt: skip
+    return [
+        f"model.width={width}",
+        f"model.depth={depth}",
+        f"model.heads={SIZES[size]}",
+        f"model.patch_size={patch}",
+    ]
 
 
 def one(
-    arguments: argparse.Namespace, data: Path, world: World, words: Sequence[str], seed: int,
-    *, kind: str, objective: str,
-) -> dict[str, Any]:  # fmt: skip
+    arguments: argparse.Namespace,
+    data: Path,
+    world: World,
+    words: Sequence[str],
+    seed: int,
+    *,
+    kind: str,
+    objective: str,
+) -> dict[str, Any]:
     """Collective: the row of one run, which is trained and measured unless it is there."""
     config = load_config(RECIPE, [*words, f"seed={seed}", f"input.root={data}"])
     key = {"kind": kind, "objective": objective, "seed": seed, "digest": digest(config)}
@@ -209,9 +254,15 @@ def one(
     run_dir = arguments.work / f"{kind}_{objective.replace('=', '_')}_{seed}_{digest(config)}"
     figures = train_and_measure(config, run_dir, world)
     model = config.model
-    row = {**key, "version": arguments.version, "lr": config.optim.lr, **figures,
-           "size": f"{model.width}x{model.depth}/{model.patch_size}", "overrides": list(words),
-           "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
+    row = {
+        **key,
+        "version": arguments.version,
+        "lr": config.optim.lr,
+        **figures,
+        "size": f"{model.width}x{model.depth}/{model.patch_size}",
+        "overrides": list(words),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
     row |= provenance()
     if world.is_main:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -219,8 +270,9 @@ def one(
             file.write(json.dumps(row) + "\n")
         print(
             f"{row['size']} {kind} {objective} seed {seed} lr {row['lr']:g}: "
-            f"top-1 {row['top1']:.2%}", flush=True,
-        )  # fmt: skip
+            f"top-1 {row['top1']:.2%}",
+            flush=True,
+        )
     world.barrier()
     return row
 
@@ -233,16 +285,34 @@ def train_and_measure(config: RunConfig, run_dir: Path, world: World) -> dict[st
     run = build_run(config, world, run_dir, Start())
     last = train(run, Stopper())
     seen, num_train = run.num_steps * config.optim.global_batch, len(run.train_set)
-    curve = [[row["steps_done"], row["class_loss"], row["mim_loss"]] for row in rows_of(
-        run_dir / "log.jsonl") if row["kind"] == "train"]  # fmt: skip
-    wanted = Wanted(knn=KnnSettings(), probe="lbfgs")
-    figures = measure(open_run(run_dir, None, [f"input.root={config.input.root}"]), wanted, world)
-    names = ("top1", "knn_top1", "probe_top1", "retrieval_map", "recall_at_1", "knn_k",
-             "knn_temperature", "probe_l2", "images", "precision")  # fmt: skip
+    curve = [
+        [row["steps_done"], row["class_loss"], row["mim_loss"]]
+        for row in rows_of(run_dir / "log.jsonl")
+        if row["kind"] == "train"
+    ]
+    wanted = Request(knn=KnnSettings(), probe="lbfgs")
+    figures = run_evaluation(
+        open_run(run_dir, None, [f"input.root={config.input.root}"]), wanted, world
+    )
+    names = (
+        "top1",
+        "knn_top1",
+        "probe_top1",
+        "retrieval_map",
+        "recall_at_1",
+        "knn_k",
+        "knn_temperature",
+        "probe_l2",
+        "images",
+        "precision",
+    )
     return {name: figures[name] for name in names} | {
-        "images_seen": seen, "train_images": num_train, "steps": run.num_steps,
-        "images_per_s": last["mean_images_per_s"], "curve": curve,
-    }  # fmt: skip
+        "images_seen": seen,
+        "train_images": num_train,
+        "steps": run.num_steps,
+        "images_per_s": last["mean_images_per_s"],
+        "curve": curve,
+    }
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

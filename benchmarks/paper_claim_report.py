@@ -14,8 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-MEASURES = {"top1": "top-1", "knn_top1": "k-NN top-1", "probe_top1": "linear probe",
-            "retrieval_map": "retrieval mAP"}  # fmt: skip
+MEASURES = {
+    "top1": "top-1",
+    "knn_top1": "k-NN top-1",
+    "probe_top1": "linear probe",
+    "retrieval_map": "retrieval mAP",
+}
 NAMES = {"supervised": "supervised", "supervised_mim": "supervised + MIM"}
 COLOURS = {"supervised": "#777777", "supervised_mim": "#0072B2"}
 # As the READMEs say: kentaroy47 at commit 03690f3, s-chh at commit 01a7c83.
@@ -63,10 +67,12 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
     recipe, size = recipe_of(runs[-1]), _size(runs[-1])
     tuned = [row for row in rows if row["kind"] == "tune" and recipe_of(row) == recipe]
     measured = [
-        row for row in rows
-        if row["kind"] != "tune" and (recipe_of(row), _size(row)) == (recipe, size)
+        row
+        for row in rows
+        if row["kind"] != "tune"
+        and (recipe_of(row), _size(row)) == (recipe, size)
         and row["lr"] == (best_lr(tuned, _objective(row)) or row["lr"])
-    ]  # fmt: skip
+    ]
     last = {(r["kind"], r["objective"], r["seed"], r["lr"]): r for r in [*tuned, *measured]}
     return list(last.values())
 
@@ -90,8 +96,9 @@ def _objective(row: Row) -> str:
 
 
 def _size(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("images_seen", "train_images", "steps", "images",
-                                        "precision"))  # fmt: skip
+    return tuple(
+        row[name] for name in ("images_seen", "train_images", "steps", "images", "precision")
+    )
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -123,8 +130,10 @@ def _head(rows: Sequence[Row], version: str, size: str) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    lines = [f"| measure | {' | '.join(NAMES.values())} | difference, 95 % interval | seeds |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        f"| measure | {' | '.join(NAMES.values())} | difference, 95 % interval | seeds |",
+        "|---|---|---|---|---|",
+    ]
     for measure, title in MEASURES.items():
         values = paired(rows, measure)
         if not values["supervised"]:
@@ -184,8 +193,7 @@ def _ablations(rows: Sequence[Row]) -> list[str]:
         return ["Ablations: not run."]
     seed = ablated[0]["seed"]
     base = [row for row in rows if row["kind"] == "run" and row["seed"] == seed]
-    lines = [f"| seed {seed} | {' | '.join(MEASURES.values())} |",
-             "|---|" + "---|" * len(MEASURES)]  # fmt: skip
+    lines = [f"| seed {seed} | {' | '.join(MEASURES.values())} |", "|---|" + "---|" * len(MEASURES)]
     for row in [*base, *ablated]:
         cells = " | ".join(f"{row[measure]:.2%}" for measure in MEASURES)
         lines.append(f"| {NAMES.get(row['objective'], row['objective'])} | {cells} |")
@@ -210,8 +218,9 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         if not len(differences):
             continue
         mean, wide = interval(differences.tolist())
-        right.errorbar([place], [mean], yerr=[wide], fmt="o", color=COLOURS["supervised_mim"],
-                       capsize=4)  # fmt: skip
+        right.errorbar(
+            [place], [mean], yerr=[wide], fmt="o", color=COLOURS["supervised_mim"], capsize=4
+        )
         right.plot([place + 0.12] * len(differences), differences, ".", color="#777777")
     right.axhline(0, color="#777777", linewidth=0.8)
     right.set_xticks(range(len(MEASURES)), MEASURES.values(), rotation=15)

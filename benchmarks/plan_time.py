@@ -44,11 +44,22 @@ def main() -> int:
             return 2
         append(arguments.out, rows[-1])
     heads = ["plan", "median", "of", "processor", "most memory", "verdict"]
-    print(markdown_table(heads, [
-        [row["plan"], f"{row['wall_s']:.1f} s", str(len(row["walls_s"])), f"{row['cpu_s']:.1f} s",
-         gib(row["peak_memory_bytes"]), row["verdict"]]
-        for row in rows
-    ]))  # fmt: skip
+    print(
+        markdown_table(
+            heads,
+            [
+                [
+                    row["plan"],
+                    f"{row['wall_s']:.1f} s",
+                    str(len(row["walls_s"])),
+                    f"{row['cpu_s']:.1f} s",
+                    gib(row["peak_memory_bytes"]),
+                    row["verdict"],
+                ]
+                for row in rows
+            ],
+        )
+    )
     return 0 if all(row["verdict"] == "PASS" for row in rows) else 1
 
 
@@ -58,10 +69,13 @@ def measure(words: list[str], repeats: int) -> Row:
     wall_s, peak = statistics.median(walls), max(peaks)
     is_kept = wall_s < MOST_S and peak < MOST_BYTES
     return {
-        "plan": " ".join(words), "wall_s": wall_s, "walls_s": walls,
-        "cpu_s": statistics.median(cpus), "peak_memory_bytes": peak,
+        "plan": " ".join(words),
+        "wall_s": wall_s,
+        "walls_s": walls,
+        "cpu_s": statistics.median(cpus),
+        "peak_memory_bytes": peak,
         "verdict": "PASS" if is_kept else "FAIL",
-    }  # fmt: skip
+    }
 
 
 def one(words: list[str]) -> tuple[float, float, int]:

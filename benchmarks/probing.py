@@ -11,11 +11,11 @@ from baselines import BASELINES
 from batches import fixed_batch
 from ranks import Job, Row
 from steps import joint_model, recipe_of
-from supmim_scale.engine.settings import resolve_precision
 
 from supmim_scale.build.engine import engine_settings
 from supmim_scale.engine import build_engine
 from supmim_scale.engine.base import Engine
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import UserError
 from supmim_scale.launch.world import World
 from supmim_scale.planner.live import LiveBytes
@@ -37,9 +37,11 @@ def largest_micro_batch(job: Job, world: World) -> Row:
     """
     if world.world_size > 1 or job.get("baseline") in BASELINES:
         raise UserError(
-            "--micro-batch", f"auto with {world.world_size} ranks, {job.get('baseline') or 'ours'}",
-            "our step on one rank", "set --ranks 1 --baselines, or name a number",
-        )  # fmt: skip
+            "--micro-batch",
+            f"auto with {world.world_size} ranks, {job.get('baseline') or 'ours'}",
+            "our step on one rank",
+            "set --ranks 1 --baselines, or name a number",
+        )
     config = recipe_of(job)
     precision = resolve_precision(config.engine.precision, world.device)
     is_cuda = world.device.type == "cuda"

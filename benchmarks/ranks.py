@@ -57,14 +57,26 @@ def launch(script: str, job: Job, ranks: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", script, "--worker", json.dumps(job), "--out", str(out),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+            script,
+            "--worker",
+            json.dumps(job),
+            "--out",
+            str(out),
+        ]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, check=False,
+                command,
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
                 timeout=TIMEOUT_S,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"no answer after {TIMEOUT_S} s"}
         if out.exists():

@@ -37,10 +37,18 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "resilience.jsonl"
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
-    "model.width=32", "model.depth=2", "model.heads=2", "mim.codebook_size=16",
-    "mim.codebook_images=64", "optim.global_batch=8", "optim.warmup_steps=1", "log.every=1",
-    "checkpoint.every=3", "augment.mixup_alpha=0.8", "engine.precision=fp32",
-]  # fmt: skip
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "mim.codebook_size=16",
+    "mim.codebook_images=64",
+    "optim.global_batch=8",
+    "optim.warmup_steps=1",
+    "log.every=1",
+    "checkpoint.every=3",
+    "augment.mixup_alpha=0.8",
+    "engine.precision=fp32",
+]
 START_S, STEP_S = 180.0, 120.0  # longer than that without a step is a hang
 KILL_ALL, KILL_ONE, IN_SAVE = "SIGKILL, all ranks", "SIGKILL, one rank", "SIGKILL in a save"
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
@@ -139,9 +147,16 @@ class Job:
     def __init__(self, run_dir: Path, recipe: list[str], ranks: int) -> None:
         self.run_dir = run_dir
         self._command = [
-            sys.executable, "-m", "supmim_scale", "train", "smoke", "--ranks", str(ranks), *recipe,
+            sys.executable,
+            "-m",
+            "supmim_scale",
+            "train",
+            "smoke",
+            "--ranks",
+            str(ranks),
+            *recipe,
             f"log.run_dir={run_dir}",
-        ]  # fmt: skip
+        ]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -276,22 +291,28 @@ def stall(folder: Path, model: str) -> Row:
     from supmim_scale.train.saver import Saver
 
     own = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
-    config = load_config("smoke", [
-        *own, f"model.name={model}", "model.image_size=224", "model.decoder_width=null",
-        "engine.kind=plain", "optim.ema_decay=0",
-    ])  # fmt: skip
+    config = load_config(
+        "smoke",
+        [
+            *own,
+            f"model.name={model}",
+            "model.image_size=224",
+            "model.decoder_width=null",
+            "engine.kind=plain",
+            "optim.ema_decay=0",
+        ],
+    )
     world = join_world()
     engine = build_engine(
-        recipe_model(config, 1024),
-        engine_settings(config, 1, 1, "fp32", "torch"),
-        world,
+        recipe_model(config, 1024), engine_settings(config, 1, 1, "fp32", "torch"), world
     )
     times: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(6):
         in_background = turn % 2 == 1
         target = folder / f"stall{turn}"
-        saver = Saver(target, world, in_background=in_background, goes_on=False, keep_last=1,
-                      keep_every=0)  # fmt: skip
+        saver = Saver(
+            target, world, in_background=in_background, goes_on=False, keep_last=1, keep_every=0
+        )
         began = time.perf_counter()
         saver.save(engine, {"steps_done": turn})
         times[in_background].append(time.perf_counter() - began)

@@ -40,12 +40,19 @@ RESULTS = Path(__file__).parent / "results" / "scaling_fit.jsonl"
 Row = dict[str, Any]
 
 # Besiroglu et al. 2024 (arXiv 2404.10102), table 1: value, standard error; 240 points.
-BESIROGLU = {"A": (482.01, 124.58), "alpha": (0.3478, 0.02), "B": (2085.43, 1293.23),
-             "beta": (0.3658, 0.02), "E": (1.8172, 0.03)}  # fmt: skip
+BESIROGLU = {
+    "A": (482.01, 124.58),
+    "alpha": (0.3478, 0.02),
+    "B": (2085.43, 1293.23),
+    "beta": (0.3658, 0.02),
+    "E": (1.8172, 0.03),
+}
 BESIROGLU_A = (0.5126, 0.02)  # N_opt grows as C^a, same paper
 # Hoffmann et al. 2022 (arXiv 2203.15556), table 2: a, b, each with its 10th and 90th percentile.
-HOFFMANN = {1: ((0.50, 0.488, 0.502), (0.50, 0.501, 0.512)),
-            2: ((0.49, 0.462, 0.534), (0.51, 0.483, 0.529))}  # fmt: skip
+HOFFMANN = {
+    1: ((0.50, 0.488, 0.502), (0.50, 0.501, 0.512)),
+    2: ((0.49, 0.462, 0.534), (0.51, 0.483, 0.529)),
+}
 # Cherti et al. 2023 (arXiv 2212.07143), figure 1: ImageNet zero-shot error, LAION-2B.
 CHERTI_EXPONENT = 0.11
 DROPPED = 5  # points of highest loss that Besiroglu et al. leave out
@@ -111,10 +118,13 @@ def parametric_rows(folder: Path, num: int) -> Iterator[Row]:
             "decisive_points": decisive,
         }
         if published:
-            row |= {"published": published, "published_from": "arXiv 2404.10102",
-                    "within_published_errors": all(
-                        abs(fit.values[k] - value) <= error
-                        for k, (value, error) in published.items())}  # fmt: skip
+            row |= {
+                "published": published,
+                "published_from": "arXiv 2404.10102",
+                "within_published_errors": all(
+                    abs(fit.values[k] - value) <= error for k, (value, error) in published.items()
+                ),
+            }
         yield row
         if published:
             yield allocation_row(
@@ -138,16 +148,23 @@ def approach_rows(folder: Path, num: int) -> Iterator[Row]:
         began = time.perf_counter()
         allocation = approach(points, num)
         row = allocation_row(
-            f"chinchilla iso-FLOP approach {number}", allocation,
+            f"chinchilla iso-FLOP approach {number}",
+            allocation,
             dict(zip("ab", HOFFMANN[number], strict=True)),
-        )  # fmt: skip
+        )
         yield row | {"seconds": time.perf_counter() - began}
 
 
 def openclip_rows(folder: Path, num: int) -> Iterator[Row]:
     """ImageNet error against compute, with a floor, without, and held out."""
-    columns = Columns(metric="1-acc1", data="-", compute=GMACS, run="-", arm="-", where=(
-        "downstream_dataset=imagenet1k", "upstream_dataset=LAION-2B"))  # fmt: skip
+    columns = Columns(
+        metric="1-acc1",
+        data="-",
+        compute=GMACS,
+        run="-",
+        arm="-",
+        where=("downstream_dataset=imagenet1k", "upstream_dataset=LAION-2B"),
+    )
     points = read(folder, "openclip_zeroshot.csv", columns)
     laws = [LAWS[name] for name in ("power", "power_floor", "saturating")]
     for law in laws:
@@ -158,28 +175,43 @@ def openclip_rows(folder: Path, num: int) -> Iterator[Row]:
             row |= {"published": {"alpha": CHERTI_EXPONENT}, "published_from": "arXiv 2212.07143"}
         yield row
     held, refused = compare(laws, points, 0.25)
-    yield {"name": "openclip ImageNet error, LAION-2B, held out", "kind": "held_out",
-           "dear_points": len(held[0].dear),
-           "rms": {one.fit.law.name: one.rms for one in held},
-           "bias": {one.fit.law.name: one.bias for one in held},
-           "refused": {name: str(error) for name, error in refused.items()}}  # fmt: skip
+    yield {
+        "name": "openclip ImageNet error, LAION-2B, held out",
+        "kind": "held_out",
+        "dear_points": len(held[0].dear),
+        "rms": {one.fit.law.name: one.rms for one in held},
+        "bias": {one.fit.law.name: one.bias for one in held},
+        "refused": {name: str(error) for name, error in refused.items()},
+    }
 
 
 def fit_row(name: str, fit: Fit) -> Row:
     """What a fit gave."""
-    return {"name": name, "kind": "fit", "law": fit.law.name, "points": len(fit.points),
-            "parameters": fit.values, "huber_delta": fit.delta, "objective": fit.objective,
-            "residual_sigma": fit.sigma, "starts": fit.starts,
-            "starts_agreeing": fit.starts_agreeing}  # fmt: skip
+    return {
+        "name": name,
+        "kind": "fit",
+        "law": fit.law.name,
+        "points": len(fit.points),
+        "parameters": fit.values,
+        "huber_delta": fit.delta,
+        "objective": fit.objective,
+        "residual_sigma": fit.sigma,
+        "starts": fit.starts,
+        "starts_agreeing": fit.starts_agreeing,
+    }
 
 
 def allocation_row(name: str, allocation: Allocation, published: dict[str, Any]) -> Row:
     """Exponents beside the published ones."""
     budgets = [text.partition(":")[0] for text in allocation.left_out]
-    return {"name": name, "kind": "allocation",
-            "exponents": dict(zip("ab", allocation.exponents, strict=True)),
-            "intervals": dict(zip("ab", allocation.exponent_intervals() or (), strict=True)),
-            "published": published, "budgets_left_out": budgets}  # fmt: skip
+    return {
+        "name": name,
+        "kind": "allocation",
+        "exponents": dict(zip("ab", allocation.exponents, strict=True)),
+        "intervals": dict(zip("ab", allocation.exponent_intervals() or (), strict=True)),
+        "published": published,
+        "budgets_left_out": budgets,
+    }
 
 
 def powers(compute: Any) -> Any:
@@ -230,11 +262,18 @@ def coverage_row(name: str, repetitions: int) -> Row:
             held_far += int(low[0] <= far <= high[0])
             bar.update()
     shares = (held / repetitions).tolist()
-    return {"name": f"coverage of 90 % intervals, {name}", "kind": "coverage", "law": name,
-            "repetitions": repetitions, "noise": NOISE, "points": len(points),
-            "replicates": REPLICATES, "truth": dict(zip(law.parameters, truth, strict=True)),
-            "coverage": dict(zip(law.parameters, shares, strict=True)),
-            "coverage_ten_times_beyond": held_far / repetitions}  # fmt: skip
+    return {
+        "name": f"coverage of 90 % intervals, {name}",
+        "kind": "coverage",
+        "law": name,
+        "repetitions": repetitions,
+        "noise": NOISE,
+        "points": len(points),
+        "replicates": REPLICATES,
+        "truth": dict(zip(law.parameters, truth, strict=True)),
+        "coverage": dict(zip(law.parameters, shares, strict=True)),
+        "coverage_ten_times_beyond": held_far / repetitions,
+    }
 
 
 def line_of(row: Row) -> str:

@@ -23,7 +23,6 @@ from measuring import fastest, matmul_roof
 from pages import percent
 from ranks import Job, Row, add_models_flag, append, gpu_count, origin
 from steps import CODES, recipe_of
-from supmim_scale.engine.settings import resolve_precision
 from throughput_report import shape_table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from supmim_scale.build.model import encoder_geometry, mask_spec
 from supmim_scale.config import RunConfig
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.launch.provenance import device_name
 from supmim_scale.launch.world import World
@@ -65,8 +65,14 @@ def main() -> int:
     try:
         for model in arguments.models:
             for layout in arguments.layouts:
-                job = {"model": model, "layout": layout, "stage": None, "policy": "none",
-                       "ranks": 1, **shared}  # fmt: skip
+                job = {
+                    "model": model,
+                    "layout": layout,
+                    "stage": None,
+                    "policy": "none",
+                    "ranks": 1,
+                    **shared,
+                }
                 rows.append(measure(job, world))
                 append(arguments.out, rows[-1])
     except UserError as error:
@@ -87,8 +93,15 @@ def measure(job: Job, world: World) -> Row:
     for (kind, sizes), count in shapes.items():
         call, flops = _call(kind, sizes, dtype, world.device)
         spent = fastest(call, world.device, REPEATS)
-        timed.append({"kind": kind, "shape": " x ".join(map(str, sizes)), "count": count,
-                      "seconds": spent, "flops": flops})  # fmt: skip
+        timed.append(
+            {
+                "kind": kind,
+                "shape": " x ".join(map(str, sizes)),
+                "count": count,
+                "seconds": spent,
+                "flops": flops,
+            }
+        )
     roof = max(roof, matmul_roof(world, precision))  # before and after: clocks move
     for row in timed:
         row["share_of_roof"] = row["flops"] / row["seconds"] / roof
@@ -98,16 +111,25 @@ def measure(job: Job, world: World) -> Row:
     share = percent(flops / total / roof)
     print(f"{job['model']} {job['layout']}: {len(timed)} shapes, {share} of the roof", flush=True)
     return {
-        "kind": "shapes", "model": job["model"], "layout": job["layout"], "precision": precision,
-        "image_size": job["image_size"], "micro_batch": job["micro_batch"],
-        "roof_flops_per_s": roof, "products_s": total, "products_flops": flops,
-        "products_flops_per_s": flops / total, "products_share_of_roof": flops / total / roof,
+        "kind": "shapes",
+        "model": job["model"],
+        "layout": job["layout"],
+        "precision": precision,
+        "image_size": job["image_size"],
+        "micro_batch": job["micro_batch"],
+        "roof_flops_per_s": roof,
+        "products_s": total,
+        "products_flops": flops,
+        "products_flops_per_s": flops / total,
+        "products_share_of_roof": flops / total / roof,
         "expected_mfu": flops / total / peak if peak else None,
         "mfu_reason": None if peak else f"no sourced {precision} peak for {device_name()}",
-        "slowest": max(timed, key=lambda row: row["seconds"] * row["count"] *
-                       (1 - row["share_of_roof"])),
-        "shapes": timed, **origin(),
-    }  # fmt: skip
+        "slowest": max(
+            timed, key=lambda row: row["seconds"] * row["count"] * (1 - row["share_of_roof"])
+        ),
+        "shapes": timed,
+        **origin(),
+    }
 
 
 class _Products(TorchDispatchMode):

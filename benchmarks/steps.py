@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from batches import CODES, Feed, fixed_batch
 from ranks import Job
-from supmim_scale.engine.settings import resolve_precision
 from torch import Tensor, nn
 
 from supmim_scale.build.engine import choose_attention, engine_settings
@@ -13,6 +12,7 @@ from supmim_scale.build.model import encoder_geometry, joint_shape, recipe_model
 from supmim_scale.config import RunConfig, load_config
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.engine import build_engine
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import UserError
 from supmim_scale.launch.world import World
 from supmim_scale.models.flops import StepFlops, step_flops
@@ -71,17 +71,25 @@ def recipe_of(job: Job) -> RunConfig:
     return load_config(
         "smoke",
         [
-            *engine, *own_size, "model.decoder_width=null", f"model.name={name}", objective,
-            f"model.image_size={job['image_size']}", f"model.num_classes={CLASSES}",
-            *(f"model.{word}" for word in shape), f"mim.codebook_size={CODES}",
+            *engine,
+            *own_size,
+            "model.decoder_width=null",
+            f"model.name={name}",
+            objective,
+            f"model.image_size={job['image_size']}",
+            f"model.num_classes={CLASSES}",
+            *(f"model.{word}" for word in shape),
+            f"mim.codebook_size={CODES}",
             f"engine.activation_checkpointing={job['policy']}",
             f"engine.precision={job['precision']}",
             f"engine.micro_batch={job['micro_batch'] * (1 if job['stage'] else job['ranks'])}",
-            f"optim.lr={LR}", "optim.ema_decay=0", f"optim.global_batch={images}",
+            f"optim.lr={LR}",
+            "optim.ema_decay=0",
+            f"optim.global_batch={images}",
             *([f"input.root={job['data']}"] if job.get("data") else []),
             *job.get("overrides", []),
         ],
-    )  # fmt: skip
+    )
 
 
 def require_runnable(job: Job) -> None:
@@ -99,9 +107,11 @@ def require_varied(words: list[str]) -> list[list[str]]:
         key, _, values = word.partition("=")
         if key.partition(".")[0] not in _VARIED or not values:
             raise UserError(
-                "--vary", f"'{word}'", "engine.KEY=VALUE[,VALUE] or input.KEY=VALUE[,VALUE]",
+                "--vary",
+                f"'{word}'",
+                "engine.KEY=VALUE[,VALUE] or input.KEY=VALUE[,VALUE]",
                 "other keys change what is learned; use the other flags for them",
-            )  # fmt: skip
+            )
         combined = [[*row, f"{key}={value}"] for row in combined for value in values.split(",")]
     return combined
 

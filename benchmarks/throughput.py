@@ -44,10 +44,10 @@ from ranks import (
     work,
 )
 from steps import CLASSIFICATION, our_step, recipe_of, require_runnable, require_varied
-from supmim_scale.engine.settings import resolve_precision
 from throughput_report import line_of, pair_table, table
 
 from supmim_scale.config import digest
+from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
 from supmim_scale.launch.world import World
 
@@ -122,9 +122,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--ranks", type=int, default=gpus or 2)
     add("--warmup", type=int, default=3, help="steps before measuring")
     add("--steps", type=int, help="steps measured; default 10, of --paired 1 a turn")
-    add("--paired", nargs="*", choices=["changes", *ALL], metavar="PAIR",
+    add(
+        "--paired",
+        nargs="*",
+        choices=["changes", *ALL],
+        metavar="PAIR",
         help="pairs that take turns, changes: what each part of the step brings; default: "
-        f"against baselines; all: {', '.join(ALL)}")  # fmt: skip
+        f"against baselines; all: {', '.join(ALL)}",
+    )
     add("--rounds", type=int, default=12, help="of --paired")
     add("--profile", type=Path, help="folder for a trace and a table of kernels of every row")
     add("--out", type=Path, default=RESULTS, help="JSON-lines file to append to")
@@ -144,16 +149,20 @@ def row_jobs(arguments: argparse.Namespace) -> list[Job]:
     varied = require_varied(arguments.vary)
     sharded = [
         {"stage": stage, "policy": policy, "overrides": overrides, "baseline": None}
-        for stage in stages for policy in policies for overrides in varied
-    ]  # fmt: skip
+        for stage in stages
+        for policy in policies
+        for overrides in varied
+    ]
     alone = {"stage": None, "policy": "none", "overrides": []}
     cases: list[Job] = [
         {"layout": layout, **case}
         for layout in arguments.layouts
         for case in ({**alone, "baseline": None}, *sharded)
     ]
-    theirs = [{"layout": BASELINES[name][0], **alone, "baseline": name}
-              for name in chosen_baselines(arguments)]  # fmt: skip
+    theirs = [
+        {"layout": BASELINES[name][0], **alone, "baseline": name}
+        for name in chosen_baselines(arguments)
+    ]
     is_compared = any(job["layout"] == CLASSIFICATION for job in theirs)
     if is_compared and CLASSIFICATION not in arguments.layouts:
         cases.append({"layout": CLASSIFICATION, **alone, "baseline": None})
@@ -161,10 +170,16 @@ def row_jobs(arguments: argparse.Namespace) -> list[Job]:
         arguments.models, arguments.precision, arguments.micro_batch, [*cases, *theirs]
     )
     return [
-        {"task": "row", "model": model, "precision": precision, "micro_batch": micro, **case,
-         **shared(arguments, steps=10)}
+        {
+            "task": "row",
+            "model": model,
+            "precision": precision,
+            "micro_batch": micro,
+            **case,
+            **shared(arguments, steps=10),
+        }
         for model, precision, micro, case in combined
-    ]  # fmt: skip
+    ]
 
 
 def chosen_baselines(arguments: argparse.Namespace) -> list[str]:
@@ -172,9 +187,11 @@ def chosen_baselines(arguments: argparse.Namespace) -> list[str]:
     if arguments.data is not None:
         if arguments.baselines:
             raise UserError(
-                "--data", f"--baselines {' '.join(arguments.baselines)} beside it",
-                "our steps alone: baselines take one batch again and again", "leave one away",
-            )  # fmt: skip
+                "--data",
+                f"--baselines {' '.join(arguments.baselines)} beside it",
+                "our steps alone: baselines take one batch again and again",
+                "leave one away",
+            )
         return []
     if arguments.baselines is None and None in arguments.micro_batch:
         return []  # a batch is probed for our steps alone
@@ -191,29 +208,47 @@ def pair_jobs(arguments: argparse.Namespace) -> list[Job]:
     stages = ([1] if gpu_count() else [0]) if arguments.stages is None else arguments.stages
     is_gpu = gpu_count() > 0
     named = [
-        pair for word in arguments.paired or usual_pairs(is_gpu=is_gpu)
+        pair
+        for word in arguments.paired or usual_pairs(is_gpu=is_gpu)
         for pair in (changes(is_gpu=is_gpu) if word == "changes" else [word])
-    ]  # fmt: skip
+    ]
     combined = itertools.product(
-        arguments.models, arguments.precision, arguments.micro_batch, stages,
-        arguments.policies or ["none"], require_varied(arguments.vary), named,
-    )  # fmt: skip
+        arguments.models,
+        arguments.precision,
+        arguments.micro_batch,
+        stages,
+        arguments.policies or ["none"],
+        require_varied(arguments.vary),
+        named,
+    )
     return [
-        {"task": "pair", "pair": pair, "model": model, "precision": precision,
-         "micro_batch": micro, "stage": stage or None, "policy": policy, "overrides": overrides,
-         "layout": "clean_and_masked", "rounds": arguments.rounds,
-         **shared(arguments, steps=1), "ranks": 1}
+        {
+            "task": "pair",
+            "pair": pair,
+            "model": model,
+            "precision": precision,
+            "micro_batch": micro,
+            "stage": stage or None,
+            "policy": policy,
+            "overrides": overrides,
+            "layout": "clean_and_masked",
+            "rounds": arguments.rounds,
+            **shared(arguments, steps=1),
+            "ranks": 1,
+        }
         for model, precision, micro, stage, policy, overrides, pair in combined
-    ]  # fmt: skip
+    ]
 
 
 def shared(arguments: argparse.Namespace, steps: int) -> Job:
     """What all jobs of a call have in common. Raises `UserError`."""
     if arguments.data is not None and not arguments.data.is_dir():
         raise UserError(
-            "--data", f"no folder {arguments.data}", "one that holds a train split",
+            "--data",
+            f"no folder {arguments.data}",
+            "one that holds a train split",
             f"make one: supmim-scale data synth {arguments.data}",
-        )  # fmt: skip
+        )
     if arguments.warmup < 1:
         raise UserError(
             "--warmup", f"{arguments.warmup}", "1 or more: losses are compared", "raise it"
@@ -255,8 +290,11 @@ def measure_row(job: Job, world: World) -> Row:
     config = recipe_of(job)
     precision = resolve_precision(config.engine.precision, world.device)
     baseline = job["baseline"]
-    step = (baseline_step(baseline, config, world) if baseline
-            else our_step(config, world, is_fed=job.get("data") is not None))  # fmt: skip
+    step = (
+        baseline_step(baseline, config, world)
+        if baseline
+        else our_step(config, world, is_fed=job.get("data") is not None)
+    )
     timed = time_steps(step, world, job["warmup"], job["steps"])
     peaks = memory(world)
     name = "_".join(str(job[key]) for key in ("model", "layout", "policy", "micro_batch"))
@@ -293,9 +331,10 @@ def expected_mfu(path: Path, job: Job) -> float | None:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     names = ("model", "layout", "image_size")
     found = [
-        row["expected_mfu"] for row in rows
+        row["expected_mfu"]
+        for row in rows
         if row.get("kind") == "shapes" and all(row[name] == job[name] for name in names)
-    ]  # fmt: skip
+    ]
     return found[-1] if found else None
 
 

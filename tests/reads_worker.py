@@ -9,12 +9,11 @@ import json
 import os
 import sys
 
-from supmim_scale.train.meters import StepClock
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supmim_scale.cli.main import main
-from supmim_scale.train import loop
-from supmim_scale.train.loop import train
+from supmim_scale.train.loop import loop, train
+from supmim_scale.train.meters import StepClock
 
 READINGS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.nonzero", "aten.masked_select",
             "aten.equal")  # fmt: skip

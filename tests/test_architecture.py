@@ -49,10 +49,22 @@ OWNERS = {
 }
 # Rooms and modules that a login node, or a person who waits for help, runs without torch.
 TORCH_FREE = (
-    "errors.py", "units.py", "sizes.py", "randomness.py", "config/", "slurm/", "jobs/", "scaling/",
-    "cli/", "models/flops.py", "launch/local.py", "launch/signals.py", "runs/compare.py",
-    "files/checksums.py", "hardware/gpus.py",
-)  # fmt: skip
+    "errors.py",
+    "units.py",
+    "sizes.py",
+    "randomness.py",
+    "config/",
+    "slurm/",
+    "jobs/",
+    "scaling/",
+    "cli/",
+    "models/flops.py",
+    "launch/local.py",
+    "launch/signals.py",
+    "runs/compare.py",
+    "files/checksums.py",
+    "hardware/gpus.py",
+)
 
 
 def imports(path):

@@ -12,14 +12,14 @@ import pytest
 import torch
 from conftest import AUGMENTED, ROOT, SMALL, assert_refused, command
 from PIL import Image
-from supmim_scale.runs.weights import last_weights
 
 from supmim_scale.build.model import recipe_encoder
 from supmim_scale.config import load_config
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.models.weights import load_encoder
+from supmim_scale.runs.weights import last_weights
 
 PLAIN_TIMM = """
 import sys, torch
@@ -172,7 +172,7 @@ def test_a_vqgan_gives_the_targets_and_the_pictures(shards, tmp_path):
 
 def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
     """And are refused with softmax."""
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         samples = ((f"{i}", train.read(i).tobytes(), "jpg", f"{i % 5} {i % 7 + 5}")
@@ -190,7 +190,7 @@ def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
 def test_tfrecords_with_several_labels_train(tmp_path, shards):
     from tfrecord import TFRecordWriter
 
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         writer = TFRecordWriter(str(tmp_path / split / "x.tfrecord"))
@@ -204,7 +204,7 @@ def test_tfrecords_with_several_labels_train(tmp_path, shards):
 
 
 def test_a_set_without_labels_trains_masked_image_modelling_alone(tmp_path, shards):
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         samples = ((f"{i}", train.read(i).tobytes(), "jpg", None) for i in range(16))
@@ -221,7 +221,7 @@ def test_a_set_without_labels_trains_masked_image_modelling_alone(tmp_path, shar
 def with_bad_samples(shards, root, count):
     """The small set with the first images of a shard cut short."""
     shutil.copytree(shards, root, ignore=shutil.ignore_patterns("*.index"))
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     samples = []
     for i in range(32):
         data, (label,) = train.read(i).tobytes(), train.labels_of(i)

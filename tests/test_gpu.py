@@ -11,7 +11,7 @@ from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 
 pytestmark = pytest.mark.gpu
 
@@ -25,7 +25,7 @@ def test_a_short_run_trains_in_bf16_under_zero3(shards, tmp_path):
 
 
 def test_the_gpu_decodes_what_the_cpu_decodes(shards):
-    held_out = open_dataset(shards, "val", Layout())
+    held_out = open_dataset(shards, "val", SampleLayout())
 
     def views(decoder, device):
         settings = ViewSettings(ViewSpec(32, 0.5, 0.5, decoder=decoder))
@@ -38,7 +38,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(shards):
 
 @pytest.mark.parametrize("kind", ["rand_augment", "trivial_augment", "three_augment"])
 def test_the_gpu_augments_as_the_cpu_does(shards, kind):
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     order = SampleOrder(train.sizes, seed=0, lanes=3)
     augment = AugmentSettings(kind, color_jitter=0.3, erase_prob=0.5)
 

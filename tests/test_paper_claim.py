@@ -12,7 +12,7 @@ from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config import load_config
 from supmim_scale.config.load import resolved
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.runs.folder import identity_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -61,8 +61,8 @@ def test_an_ablation_changes_the_key_that_names_it(name):
 def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_set(
     shards, tmp_path, monkeypatch
 ):
-    given = {"train": open_dataset(shards, "train", Layout()),
-             "test": open_dataset(shards, "val", Layout())}  # fmt: skip
+    given = {"train": open_dataset(shards, "train", SampleLayout()),
+             "test": open_dataset(shards, "val", SampleLayout())}  # fmt: skip
     for name, dataset in given.items():
         images = [dataset.read(i) for i in range(len(dataset))]
         labels = np.array([dataset.labels_of(i)[0] for i in range(len(dataset))], dtype=np.uint8)
@@ -72,7 +72,7 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
     words = ["paper_claim", "--cifar10", str(tmp_path), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", words)
     whole, tuning = paper_claim.prepare(paper_claim.parse_arguments())
-    sets = {(folder, split): open_dataset(folder, split, Layout())
+    sets = {(folder, split): open_dataset(folder, split, SampleLayout())
             for folder in (whole, tuning) for split in ("train", "val")}  # fmt: skip
     assert [len(dataset) for dataset in sets.values()] == [96, 33, 87, 9]
 

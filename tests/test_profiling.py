@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 from conftest import SMALL, command
-from supmim_scale.train.meters import StepClock
 
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
+from supmim_scale.train.meters import StepClock
 from supmim_scale.train.profile import (
     Kernel,
     Profile,

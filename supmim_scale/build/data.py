@@ -13,16 +13,16 @@ from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.loader import ViewSettings
 from supmim_scale.data.mixing import MixSettings
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import SkipPolicy, read_list, require_usable
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.quarantine import SkipRule, read_list, require_usable
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.readers.folder import class_names
 from supmim_scale.errors import UserError
 
 
-def layout(config: RunConfig) -> Layout:
+def layout(config: RunConfig) -> SampleLayout:
     """How the recipe says its samples lie."""
     data = config.data
-    return Layout(
+    return SampleLayout(
         reader=data.reader,
         image=data.image_field,
         label=data.label_field,
@@ -31,9 +31,9 @@ def layout(config: RunConfig) -> Layout:
     )
 
 
-def skip_policy(config: RunConfig) -> SkipPolicy:
+def skip_rule(config: RunConfig) -> SkipRule:
     """What a bad sample does."""
-    return SkipPolicy(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
+    return SkipRule(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
 
 
 def index_split(config: RunConfig, split: str) -> Dataset:
@@ -53,7 +53,7 @@ def index_split(config: RunConfig, split: str) -> Dataset:
 def open_split(config: RunConfig, split: str) -> Dataset:
     """The indexed `train` or `val` set. Raises `UserError` where it does not fit the recipe."""
     dataset = index_split(config, split)
-    require_usable(dataset, skip_policy(config))
+    require_usable(dataset, skip_rule(config))
     _require_labels_fit(config, dataset, split)
     return dataset
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supmim_scale.build.data import known_bad, skip_policy, view_settings
+from supmim_scale.build.data import known_bad, skip_rule, view_settings
 from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
@@ -52,7 +52,7 @@ def _first_images(config: RunConfig, train_set: Dataset, order: SampleOrder) -> 
     cpu = torch.device("cpu")
     settings = view_settings(config, cpu, decoder="cpu")
     ids = np.setdiff1d(ids, list(known_bad(config, train_set)))
-    quarantine = Quarantine(skip_policy(config), len(train_set))
+    quarantine = Quarantine(skip_rule(config), len(train_set))
     batches = evaluation_batches(
         train_set, settings, batch=64, device=cpu, ids=ids, quarantine=quarantine
     )

@@ -43,10 +43,13 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     index.set_defaults(run=_index)
 
     verify = commands.add_parser(
-        "verify", help="decode every sample; exit code 1 where any is bad", description=(
+        "verify",
+        help="decode every sample; exit code 1 where any is bad",
+        description=(
             "Decodes every sample, writes quarantine.jsonl, report.json and SHA256SUMS, and "
-            "compares with checksums that are there. Exit code 0: clean, 1: not.")
-    )  # fmt: skip
+            "compares with checksums that are there. Exit code 0: clean, 1: not."
+        ),
+    )
     _add_recipe(verify)
     verify.add_argument("--out", type=Path, help="folder of reports; default: ROOT/verify_SPLIT")
     _add_workers(verify)
@@ -94,9 +97,13 @@ def _synth(arguments: argparse.Namespace) -> int:
     if not (cross and width.isdigit() and height.isdigit()):
         raise UserError("--size", arguments.size, "WIDTHxHEIGHT", "write, say, --size 500x375")
     spec = SynthSpec(
-        int(width), int(height), arguments.train, arguments.val, arguments.shard_size,
+        int(width),
+        int(height),
+        arguments.train,
+        arguments.val,
+        arguments.shard_size,
         arguments.seed,
-    )  # fmt: skip
+    )
     counts = write_synthetic(arguments.out, spec, arguments.workers)
     print(f"{arguments.out}: {counts['train']} training and {counts['val']} held-out images")
     return EXIT_DONE
@@ -106,21 +113,25 @@ def _pack(arguments: argparse.Namespace) -> int:
     from supmim_scale.data.classes import load_classes
     from supmim_scale.data.dataset import open_dataset
     from supmim_scale.data.pack import PackSpec, pack
-    from supmim_scale.data.readers import Layout
+    from supmim_scale.data.readers import SampleLayout
 
     source: Path = arguments.source
     if not source.exists():
         raise UserError("source", f"no {source}", "a folder or a list", "check the path")
     reader = arguments.reader or _kind_of(source)
     classes = load_classes(arguments.classes) if arguments.classes else None
-    layout = Layout(
+    layout = SampleLayout(
         reader, arguments.image_field, arguments.label_field, not arguments.no_labels, classes
     )
     index_dir = _made(arguments.out / ".source_index", "out")  # the source may be read-only
     dataset = open_dataset(
-        source.parent, source.name, layout,
-        where="source", index_dir=index_dir, workers=arguments.workers,
-    )  # fmt: skip
+        source.parent,
+        source.name,
+        layout,
+        where="source",
+        index_dir=index_dir,
+        workers=arguments.workers,
+    )
     if reader == "folder" and classes is None:
         classes = tuple(sorted(path.name for path in source.iterdir() if path.is_dir()))
     spec = PackSpec(arguments.shard_size, arguments.seed, arguments.skip_bad)
@@ -141,33 +152,49 @@ def _prepare(arguments: argparse.Namespace) -> int:
         train, val = (set(class_names(arguments.images / split)) for split in _SPLITS)
         if train != val:
             raise UserError(
-                str(arguments.images), f"class {min(train ^ val)} in one of train and val alone",
-                "the same class folders in both", "set data.classes to a list of all names",
-            )  # fmt: skip
+                str(arguments.images),
+                f"class {min(train ^ val)} in one of train and val alone",
+                "the same class folders in both",
+                "set data.classes to a list of all names",
+            )
     for split in _chosen(arguments):
-        _pack(argparse.Namespace(
-            source=arguments.images / split, out=Path(config.input.root) / split, reader=None,
-            classes=config.data.classes, image_field=None, label_field=None,
-            no_labels=config.loss.kind == "none", skip_bad=config.input.bad_samples == "skip",
-            shard_size=arguments.shard_size, seed=0, workers=arguments.workers,
-        ))  # fmt: skip
+        _pack(
+            argparse.Namespace(
+                source=arguments.images / split,
+                out=Path(config.input.root) / split,
+                reader=None,
+                classes=config.data.classes,
+                image_field=None,
+                label_field=None,
+                no_labels=config.loss.kind == "none",
+                skip_bad=config.input.bad_samples == "skip",
+                shard_size=arguments.shard_size,
+                seed=0,
+                workers=arguments.workers,
+            )
+        )
     _index(arguments)
     return _verify(arguments)
 
 
 def _kind_of(source: Path) -> str:
     """The reader of a source: by a file's ending, or by what a folder holds."""
-    kinds = {"webdataset": (".tar",), "list": (".csv", ".parquet"),
-             "tfrecord": (".tfrecord", ".tfrecords", ".tfrec")}  # fmt: skip
+    kinds = {
+        "webdataset": (".tar",),
+        "list": (".csv", ".parquet"),
+        "tfrecord": (".tfrecord", ".tfrecords", ".tfrec"),
+    }
     inside = [source] if source.is_file() else list(source.iterdir())
     found = {kind for kind, ends in kinds.items() if any(p.name.endswith(ends) for p in inside)}
     if source.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in inside):
         found.add("folder")
     if len(found) != 1:
         raise UserError(
-            str(source), f"{' and '.join(sorted(found)) or 'nothing that is read'} in it",
-            "one kind of set", "say which with --reader webdataset, tfrecord, folder or list",
-        )  # fmt: skip
+            str(source),
+            f"{' and '.join(sorted(found)) or 'nothing that is read'} in it",
+            "one kind of set",
+            "say which with --reader webdataset, tfrecord, folder or list",
+        )
     return found.pop()
 
 
@@ -209,16 +236,16 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> int:
     from supmim_scale.build.data import index_split, sample_order
     from supmim_scale.config import load_config
-    from supmim_scale.data.inspect import draw_picture, measure
+    from supmim_scale.data.inspect import inspect, plot_inspection
 
     config = load_config(arguments.recipe, arguments.overrides)
     for split in _chosen(arguments):
         out = _report_folder(arguments, config.input.root, "stats", split)
         dataset = index_split(config, split)
         order = sample_order(config, dataset)
-        stats = measure(dataset, order, config.optim.global_batch, config.model.num_classes)
+        stats = inspect(dataset, order, config.optim.global_batch, config.model.num_classes)
         (out / "stats.json").write_text(json.dumps(stats.facts, indent=2) + "\n")
-        draw_picture(
+        plot_inspection(
             stats, out / "stats.png", f"{config.data.name}, {split}: {len(dataset)} images"
         )
         print(f"{split}: {json.dumps(stats.facts, indent=2)}\n{out}: stats.json, stats.png")

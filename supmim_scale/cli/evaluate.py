@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
-    from supmim_scale.evaluate.request import Wanted
+    from supmim_scale.evaluate.request import Request
     from supmim_scale.evaluate.segment import SegmentSettings
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
@@ -15,10 +15,16 @@ _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder
 
 def add_eval_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `eval`."""
-    parser.add_argument("what", help="a run's folder or weights, a timm folder or safetensors "
-                        "file, or a timm model's name")  # fmt: skip
-    parser.add_argument("overrides", nargs="*", metavar="key=value",
-                        help="of the recipe: input.root=DIR data.reader=folder")  # fmt: skip
+    parser.add_argument(
+        "what",
+        help="a run's folder or weights, a timm folder or safetensors file, or a timm model's name",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="of the recipe: input.root=DIR data.reader=folder",
+    )
     parser.add_argument("--weights", type=Path, help="of a run: a file instead of its last")
     parser.add_argument("--model", metavar="NAME", help="of a safetensors file: timm's name")
     parser.add_argument("--ranks", type=int, help="start this many processes on this machine")
@@ -27,15 +33,29 @@ def add_eval_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--knn-k", type=int, default=20, help="neighbours that vote")
     parser.add_argument("--knn-temperature", type=float, default=0.07, help="of their votes")
     parser.add_argument("--probe", action="store_true", help="linear probe on frozen features")
-    parser.add_argument("--probe-solver", choices=("lbfgs", "sgd"), default="lbfgs",
-                        help="a sweep over regularisation, or over learning rates")  # fmt: skip
+    parser.add_argument(
+        "--probe-solver",
+        choices=("lbfgs", "sgd"),
+        default="lbfgs",
+        help="a sweep over regularisation, or over learning rates",
+    )
     parser.add_argument("--few-shot", action="store_true", help="1, 5 and 10 images a class")
     parser.add_argument("--calibration", action="store_true", help="expected calibration error")
-    parser.add_argument("--robustness", nargs=2, action="append", default=[],
-                        metavar=("KIND", "PATH"), help=_ROBUSTNESS)  # fmt: skip
+    parser.add_argument(
+        "--robustness",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KIND", "PATH"),
+        help=_ROBUSTNESS,
+    )
     parser.add_argument("--reconstructions", action="store_true", help="a picture, of runs")
-    parser.add_argument("--segment", type=Path, metavar="DIR",
-                        help="mIoU of a linear head; ADE20K's or Pascal VOC's layout")  # fmt: skip
+    parser.add_argument(
+        "--segment",
+        type=Path,
+        metavar="DIR",
+        help="mIoU of a linear head; ADE20K's or Pascal VOC's layout",
+    )
     parser.add_argument("--segment-finetune", action="store_true", help="train the encoder too")
     parser.add_argument("--segment-steps", type=int, default=2000, help="of its training")
     parser.add_argument("--segment-classes", type=int, help="default: the layout's, 150 or 21")
@@ -60,7 +80,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         return _launch(arguments)
     wanted = _wanted(arguments)
 
-    from supmim_scale.evaluate.run import measure
+    from supmim_scale.evaluate.run import run_evaluation
     from supmim_scale.evaluate.subject import open_subject
     from supmim_scale.launch.join import join_world, leave_world
 
@@ -70,15 +90,15 @@ def _eval(arguments: argparse.Namespace) -> int:
             arguments.what, arguments.weights, arguments.model, arguments.overrides
         )
     )
-    measure(subject, wanted, world)
+    run_evaluation(subject, wanted, world)
     leave_world(world)
     return EXIT_DONE
 
 
-def _wanted(arguments: argparse.Namespace) -> "Wanted":
+def _wanted(arguments: argparse.Namespace) -> "Request":
     """What the options ask for. Raises `UserError` for values out of range."""
     from supmim_scale.evaluate.knn import KnnSettings
-    from supmim_scale.evaluate.request import Wanted
+    from supmim_scale.evaluate.request import Request
     from supmim_scale.evaluate.robustness import SETS
 
     for name in ("knn_k", "knn_temperature", "segment_steps", "segment_classes"):
@@ -88,7 +108,7 @@ def _wanted(arguments: argparse.Namespace) -> "Wanted":
     for kind, _ in arguments.robustness:
         if kind not in SETS:
             raise UserError("--robustness", f"'{kind}'", f"one of {', '.join(SETS)}", "choose one")
-    return Wanted(
+    return Request(
         knn=KnnSettings(arguments.knn_k, arguments.knn_temperature) if arguments.knn else None,
         probe=arguments.probe_solver if arguments.probe else None,
         few_shot=arguments.few_shot,
@@ -106,9 +126,11 @@ def _segmentation(arguments: argparse.Namespace) -> "SegmentSettings | None":
     if arguments.segment is None:
         return None
     return SegmentSettings(
-        arguments.segment, arguments.segment_finetune, arguments.segment_steps,
+        arguments.segment,
+        arguments.segment_finetune,
+        arguments.segment_steps,
         classes=arguments.segment_classes,
-    )  # fmt: skip
+    )
 
 
 def _launch(arguments: argparse.Namespace) -> int:

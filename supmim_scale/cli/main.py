@@ -72,13 +72,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     train.add_argument("--ranks", type=int, help="start this many processes on this machine")
     train.add_argument(
-        "--allow-drift", action="append", default=[], metavar="KEY",
+        "--allow-drift",
+        action="append",
+        default=[],
+        metavar="KEY",
         help="a recipe key that may differ from the checkpoint's; can be given again",
-    )  # fmt: skip
+    )
     train.add_argument(
-        "--branch-from", type=Path, metavar="RUN_DIR",
+        "--branch-from",
+        type=Path,
+        metavar="RUN_DIR",
         help="a shorter run: go on from the checkpoint before its cool-down",
-    )  # fmt: skip
+    )
     train.set_defaults(run=_train)
 
     check = commands.add_parser("check", help="check a recipe and its data, train nothing")
@@ -138,7 +143,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if world.world_size > 1 or world.launcher == "srun":
         line = inspect_nodes(world, Path(config.input.root), run_dir)
         if world.is_main:
-            print(f"preflight: {line}", flush=True)
+            print(f"check_recipe: {line}", flush=True)
     if config.engine.activation_budget is not None:
         from supmim_scale.engine.settings import resolve_precision
         from supmim_scale.planner.budget import within_budget
@@ -191,9 +196,9 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from supmim_scale.runs.compare import report
+    from supmim_scale.runs.compare import compare
 
-    print(report(arguments.run_dirs))
+    print(compare(arguments.run_dirs))
     return EXIT_DONE
 
 

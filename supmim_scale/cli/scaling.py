@@ -32,8 +32,9 @@ def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="+", type=Path,
-                        help="a CSV or Parquet table, or folders of runs")  # fmt: skip
+    parser.add_argument(
+        "source", nargs="+", type=Path, help="a CSV or Parquet table, or folders of runs"
+    )
     add_fit_options(parser)
 
 
@@ -46,20 +47,48 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--data", help="samples or tokens; default: samples_seen")
     columns.add_argument("--compute", help="training FLOPs; default: train_flops")
     columns.add_argument("--arm", help="what is fitted apart and compared; default: objective")
-    columns.add_argument("--cluster", action="append", metavar="NAME",
-                         help="column equal in rows that are drawn together")  # fmt: skip
-    columns.add_argument("--where", action="append", metavar="TEST",
-                         help="keep rows where NAME=TEXT, NAME<NUMBER, NAME>NUMBER")  # fmt: skip
-    columns.add_argument("--flops-factor", type=float, metavar="K",
-                         help="C = K N D gives a missing column; 6 for language")  # fmt: skip
-    parser.add_argument("--frontier", action="store_true",
-                        help="leave out runs that a cheaper one beats")  # fmt: skip
-    parser.add_argument("--bootstrap", type=int, default=200, metavar="N",
-                        help="replicates; 0: no intervals (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--hold-out", type=float, default=0.25, metavar="SHARE",
-                        help="dearest runs to predict; 0: none (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--budget", type=float, action="append", metavar="FLOPS",
-                        help="say what it would buy; can be given again")  # fmt: skip
+    columns.add_argument(
+        "--cluster",
+        action="append",
+        metavar="NAME",
+        help="column equal in rows that are drawn together",
+    )
+    columns.add_argument(
+        "--where",
+        action="append",
+        metavar="TEST",
+        help="keep rows where NAME=TEXT, NAME<NUMBER, NAME>NUMBER",
+    )
+    columns.add_argument(
+        "--flops-factor",
+        type=float,
+        metavar="K",
+        help="C = K N D gives a missing column; 6 for language",
+    )
+    parser.add_argument(
+        "--frontier", action="store_true", help="leave out runs that a cheaper one beats"
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=200,
+        metavar="N",
+        help="replicates; 0: no intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="dearest runs to predict; 0: none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        action="append",
+        metavar="FLOPS",
+        help="say what it would buy; can be given again",
+    )
     parser.add_argument("--delta", type=float, help="Huber's threshold; 1e-3 as published")
     parser.add_argument("--seed", type=int, default=0, help="of starts and bootstrap")
 
@@ -74,7 +103,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 def write_report(arguments: argparse.Namespace) -> int:
     """Fit, figures and the page, into `arguments.out`."""
-    from supmim_scale.scaling.figures import draw_figures
+    from supmim_scale.scaling.figures import plot_figures
     from supmim_scale.scaling.page import write_page
 
     _make(arguments.out)
@@ -82,12 +111,17 @@ def write_report(arguments: argparse.Namespace) -> int:
     analyses, gaps = _analyses(arguments)
     _print(analyses, gaps)
     fit = _write_json(arguments, analyses, gaps)
-    figures = draw_figures(analyses, gaps, arguments.out)
+    figures = plot_figures(analyses, gaps, arguments.out)
     page = write_page(
-        analyses, gaps, figures, arguments.out / "report.html",
+        analyses,
+        gaps,
+        figures,
+        arguments.out / "report.html",
         title=arguments.title or " ".join(path.name for path in arguments.source),
-        inputs=_digests(arguments.source), seed=arguments.seed, manifest=manifest,
-    )  # fmt: skip
+        inputs=_digests(arguments.source),
+        seed=arguments.seed,
+        manifest=manifest,
+    )
     print(f"{fit}\n{page}  (with {len(figures)} figures, also as PNG, PDF and SVG beside it)")
     return EXIT_DONE
 
@@ -99,9 +133,14 @@ def _analyses(arguments: argparse.Namespace) -> "tuple[list[Analysis], list[Gap]
 
     _require_sane(arguments)
     options = Options(
-        arguments.law, arguments.bootstrap, arguments.hold_out, arguments.delta, arguments.seed,
-        tuple(arguments.budget or ()), arguments.frontier,
-    )  # fmt: skip
+        arguments.law,
+        arguments.bootstrap,
+        arguments.hold_out,
+        arguments.delta,
+        arguments.seed,
+        tuple(arguments.budget or ()),
+        arguments.frontier,
+    )
     analyses = analyse_arms(_points(arguments), options, shown=True)
     return analyses, gaps_of(analyses)
 

@@ -24,9 +24,12 @@ def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.Argument
     submit.add_argument("overrides", nargs="*", metavar="key=value")
     submit.add_argument("--nodes", type=int, help="default: the template's")
     submit.add_argument(
-        "--allow-drift", action="append", default=[], metavar="KEY",
+        "--allow-drift",
+        action="append",
+        default=[],
+        metavar="KEY",
         help="a recipe key that may differ from the checkpoint's, where a run goes on",
-    )  # fmt: skip
+    )
     add_job_options(submit)
     submit.set_defaults(run=_submit)
 
@@ -39,9 +42,12 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options of sbatch, those of a job of any kind."""
     parser.add_argument("--gpus-per-node", help="and tasks; default: the template's")
     parser.add_argument(
-        "--sbatch", action="append", default=[], metavar="--NAME=VALUE",
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
         help="any other option of sbatch, as --sbatch=--time=4:00:00; can be given again",
-    )  # fmt: skip
+    )
     parser.add_argument("--gpu", help="of the partition, as supmim-scale plan names it")
     parser.add_argument("--unplanned", action="store_true", help="do not ask whether it fits")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
@@ -68,9 +74,12 @@ def _submit(arguments: argparse.Namespace) -> int:
     from supmim_scale.jobs.submit import training_job
 
     job = training_job(
-        arguments.recipe, arguments.overrides, job_options(arguments),
-        drift=arguments.allow_drift, checks_data=not arguments.unchecked_data,
-    )  # fmt: skip
+        arguments.recipe,
+        arguments.overrides,
+        job_options(arguments),
+        drift=arguments.allow_drift,
+        checks_data=not arguments.unchecked_data,
+    )
     if arguments.dry_run:
         print(job.text(), end="")
         return EXIT_DONE
@@ -104,9 +113,11 @@ def require_fits(
         verdict = fits(config, gpu, nodes, tasks)
         if not verdict.fits:
             raise UserError(
-                "planner", verdict.line, "a setting that fits",
+                "planner",
+                verdict.line,
+                "a setting that fits",
                 "look for one with supmim-scale plan, or submit with --unplanned",
-            )  # fmt: skip
+            )
         print(f"planner: {verdict.line}")
 
 
@@ -116,11 +127,11 @@ def _jobs(arguments: argparse.Namespace) -> int:
 
 def show_jobs(folder: Path) -> int:
     """Print the table of a folder's runs."""
-    from supmim_scale.jobs.status import run_states, table
+    from supmim_scale.jobs.status import run_states, status_text
 
     if not folder.is_dir():
         raise UserError(str(folder), "no such folder", "one of runs", "name it, or train first")
-    print(table(run_states(folder, known_jobs())))
+    print(status_text(run_states(folder, known_jobs())))
     return EXIT_DONE
 
 

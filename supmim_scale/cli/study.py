@@ -44,9 +44,12 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
         submit.add_argument("--limit", type=int, default=4, help="runs of an array side by side")
         submit.add_argument("--nodes", type=int, help="of each run; default: the template's")
         submit.add_argument(
-            "--fit-sbatch", action="append", default=[], metavar="--NAME=VALUE",
+            "--fit-sbatch",
+            action="append",
+            default=[],
+            metavar="--NAME=VALUE",
             help="an option of sbatch for the job after the arrays, a CPU partition say",
-        )  # fmt: skip
+        )
         add_job_options(submit)
         submit.set_defaults(run=_submit, command=name)
 
@@ -71,7 +74,7 @@ def _of_file(
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from supmim_scale.studies.coverage import draw_coverage
+    from supmim_scale.studies.coverage import plot_coverage
     from supmim_scale.studies.text import plan_text
 
     design, folder = _design(arguments)
@@ -79,7 +82,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if len({one.params for one in design.runs}) > 1:
         try:
             (out := arguments.out or folder).mkdir(parents=True, exist_ok=True)
-            print(draw_coverage(design, out))
+            print(plot_coverage(design, out))
         except OSError as error:
             raise UserError("--out", str(error), "a writable folder", "name another") from None
     return EXIT_DONE
@@ -142,9 +145,13 @@ def _submit(arguments: argparse.Namespace) -> int:
         arguments.gpus_per_node = str(shape["gpus_per_node"])
     require_begun(folder, arguments.command == "resume")
     jobs = study_jobs(
-        folder, design.study, arguments.limit, job_options(arguments),
-        parse_options(arguments.fit_sbatch), checks_data=not arguments.unchecked_data,
-    )  # fmt: skip
+        folder,
+        design.study,
+        arguments.limit,
+        job_options(arguments),
+        parse_options(arguments.fit_sbatch),
+        checks_data=not arguments.unchecked_data,
+    )
     if not jobs.waves:
         for line in jobs.left_out():
             print(line)
@@ -195,8 +202,10 @@ def _report(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     trunks = {facts["trunk"] for facts in design["runs"].values()}
     if len(trunks) < len(design["runs"]):
-        print(f"note: {len(design['runs'])} runs share {len(trunks)} trunks, yet are drawn apart: "
-              "intervals may be too narrow; with many trunks, --cluster trunk")  # fmt: skip
+        print(
+            f"note: {len(design['runs'])} runs share {len(trunks)} trunks, yet are drawn apart: "
+            "intervals may be too narrow; with many trunks, --cluster trunk"
+        )
     arguments.source, arguments.manifest = [folder / "runs.csv"], folder / "study.yaml"
     arguments.title, arguments.out = folder.name, arguments.out or folder / "report"
     arguments.metric = arguments.metric or design["metric"]

@@ -36,14 +36,18 @@ def require_consistent(config: RunConfig) -> None:
         )
     if config.log.knn_every and config.loss.kind == "none":
         raise UserError(
-            "log.knn_every", f"{config.log.knn_every} with loss.kind=none, which reads no labels",
-            "0", "set log.knn_every=0, and eval the run with labels",
-        )  # fmt: skip
+            "log.knn_every",
+            f"{config.log.knn_every} with loss.kind=none, which reads no labels",
+            "0",
+            "set log.knn_every=0, and eval the run with labels",
+        )
     if config.log.best in ("knn_top1", "retrieval_map") and not config.log.knn_every:
         raise UserError(
-            "log.best", f"{config.log.best} without log.knn_every", "a schedule for it",
+            "log.best",
+            f"{config.log.best} without log.knn_every",
+            "a schedule for it",
             "set log.knn_every, or log.best=top1",
-        )  # fmt: skip
+        )
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
         raise UserError(
             "mim.vqgan",

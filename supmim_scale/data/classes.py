@@ -28,9 +28,11 @@ def load_classes(name: str) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            "data.classes", str(error), "timm/LIST, or a text file of one class a line",
+            "data.classes",
+            str(error),
+            "timm/LIST, or a text file of one class a line",
             "check the path",
-        ) from None  # fmt: skip
+        ) from None
     if not names or len(set(names)) < len(names):
         found = f"{len(names) - len(set(names))} names twice" if names else "no name"
         raise UserError(f"data.classes {name}", found, "each class once", "mend the file")

@@ -26,13 +26,21 @@ from supmim_scale.data.augment import MAGNITUDES, AugmentSettings
 Source = Callable[[], tuple[Any, ...]]
 
 _GREY_LEVEL = 128  # fills what a shear, shift or rotation uncovers, as DALI's own policies do
-_PLAIN = {"encoded": (types.UINT8, 1), "anchors": (types.INT32, 1), "shapes": (types.INT32, 1),
-          "flips": (types.INT32, 0)}  # fmt: skip
+_PLAIN = {
+    "encoded": (types.UINT8, 1),
+    "anchors": (types.INT32, 1),
+    "shapes": (types.INT32, 1),
+    "flips": (types.INT32, 0),
+}
 _DRAWN = {
-    "ops": (types.INT32, 1), "magnitudes": (types.INT32, 1), "signs": (types.INT32, 1),
-    "sigmas": (types.FLOAT, 0), "jitters": (types.FLOAT, 1),
-    "erase_anchors": (types.FLOAT, 1), "erase_shapes": (types.FLOAT, 1),
-}  # fmt: skip
+    "ops": (types.INT32, 1),
+    "magnitudes": (types.INT32, 1),
+    "signs": (types.INT32, 1),
+    "sigmas": (types.FLOAT, 0),
+    "jitters": (types.FLOAT, 1),
+    "erase_anchors": (types.FLOAT, 1),
+    "erase_shapes": (types.FLOAT, 1),
+}
 
 
 @augmentation

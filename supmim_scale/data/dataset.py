@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from supmim_scale.data.headers import BadImageError
 from supmim_scale.data.index import IndexPlace, find_gone, load_indexes
 from supmim_scale.data.index_table import WHOLE_FILE, Defect, Table, TableFacts
-from supmim_scale.data.readers import Layout, reader_named
+from supmim_scale.data.readers import SampleLayout, reader_named
 from supmim_scale.data.readers.base import EMPTY
 from supmim_scale.errors import UserError
 
@@ -127,9 +127,11 @@ class Dataset:
                 or self._table(facts).key(defect.row) != defect.key
             ):
                 raise UserError(
-                    "input.quarantine", str(defect), "a sample of this set",
+                    "input.quarantine",
+                    str(defect),
+                    "a sample of this set",
                     "write the list again: supmim-scale data verify",
-                )  # fmt: skip
+                )
             found.add(start + defect.row)
         return found
 
@@ -156,7 +158,7 @@ def padded_labels(labels: Sequence[NDArray[np.int32]], width: int) -> NDArray[np
 def open_dataset(
     root: Path,
     pattern: str,
-    layout: Layout,
+    layout: SampleLayout,
     *,
     where: str = "data.train",
     index_dir: Path | None = None,

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from supmim_scale.data.index_table import TableFacts, read_facts, write_table
-from supmim_scale.data.readers import Layout, reader_named
+from supmim_scale.data.readers import SampleLayout, reader_named
 from supmim_scale.data.readers.base import INDEX_SUFFIX
 from supmim_scale.errors import UserError
 from supmim_scale.files.progress import progress
@@ -23,7 +23,7 @@ class IndexPlace:
     """Where the indexes of a layout lie: beside each source, or in the same tree elsewhere."""
 
     root: Path
-    layout: Layout
+    layout: SampleLayout
     index_dir: Path | None = None
 
     def name(self, source: Path) -> str:

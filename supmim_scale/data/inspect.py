@@ -51,7 +51,7 @@ class Stats:
         return found
 
 
-def measure(dataset: Dataset, order: SampleOrder, global_batch: int, num_classes: int) -> Stats:
+def inspect(dataset: Dataset, order: SampleOrder, global_batch: int, num_classes: int) -> Stats:
     """Counts from the index, sizes from the headers of a sample of images, and the mixing of
     classes in the first batches of the order."""
     counts, labels, sorted_shards = _count_labels(dataset, num_classes)
@@ -140,25 +140,40 @@ def _sampled_headers(dataset: Dataset) -> tuple[NDArray[np.int64], ...]:
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def draw_picture(stats: Stats, path: Path, title: str) -> None:
+def plot_inspection(stats: Stats, path: Path, title: str) -> None:
     """Label histogram, image sizes, bytes, and classes a batch."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     figure.suptitle(title)
     labels, sides, sizes, mixing = figure.subplots(2, 2).flat
     ranked = np.sort(stats.label_counts)[::-1]
     labels.plot(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color="#0072b2")
-    labels.set(xscale="log", yscale="log", xlabel="class, by rank", ylabel="images",
-               title="images a class")  # fmt: skip
+    labels.set(
+        xscale="log", yscale="log", xlabel="class, by rank", ylabel="images", title="images a class"
+    )
     sides.plot(stats.widths, stats.heights, ".", alpha=0.3, markersize=4, color="#d55e00")
-    sides.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None),
-              title=f"sizes of {len(stats.widths)} images")  # fmt: skip
+    sides.set(
+        xlabel="width, pixels",
+        ylabel="height, pixels",
+        xlim=(0, None),
+        ylim=(0, None),
+        title=f"sizes of {len(stats.widths)} images",
+    )
     sizes.hist(stats.sizes / 1024, bins=40, color="#009e73")
     sizes.set(xlabel="KiB an image", ylabel="images", title="encoded size")
-    mixing.plot(np.arange(1, len(stats.batch_classes) + 1), stats.batch_classes, "o",
-                color="#0072b2", label="as the recipe orders them")  # fmt: skip
+    mixing.plot(
+        np.arange(1, len(stats.batch_classes) + 1),
+        stats.batch_classes,
+        "o",
+        color="#0072b2",
+        label="as the recipe orders them",
+    )
     mixing.axhline(stats.expected_classes, color="#999999", label="drawn from the whole set")
     top = 1.1 * max(1.0, stats.expected_classes, *stats.batch_classes)
-    mixing.set(xlabel="step", ylabel="classes", ylim=(0, top),
-               title=f"classes in a batch of {stats.facts['global_batch']}")  # fmt: skip
+    mixing.set(
+        xlabel="step",
+        ylabel="classes",
+        ylim=(0, top),
+        title=f"classes in a batch of {stats.facts['global_batch']}",
+    )
     mixing.legend()
     figure.savefig(path, dpi=120)

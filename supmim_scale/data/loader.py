@@ -17,13 +17,13 @@ from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choi
 from supmim_scale.data.dataset import Dataset, padded_labels
 from supmim_scale.data.headers import BadImageError, Header, read_header, why_undecodable
 from supmim_scale.data.order import Ids, SampleOrder
-from supmim_scale.data.quarantine import Quarantine, SkipPolicy
+from supmim_scale.data.quarantine import Quarantine, SkipRule
 from supmim_scale.data.views import DRAWS_PER_CROP, centre_window, random_window
 from supmim_scale.errors import RankError
 from supmim_scale.hardware.transfer import upload
 
 _TRIES = 16  # samples tried in place of a bad one
-_STOP = SkipPolicy()
+_STOP = SkipRule()
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def training_batches(
     def parts() -> Iterator[tuple[Ids, Ids]]:
         start = samples_seen
         while True:
-            yield from order.share(start, share.global_batch, share.rank, share.world_size,
-                                   share.accumulation, group)  # fmt: skip
+            yield from order.share(
+                start, share.global_batch, share.rank, share.world_size, share.accumulation, group
+            )
             start += share.global_batch
 
     def draw(chunk: _Chunk) -> dict[str, NDArray[Any]]:
@@ -242,9 +243,13 @@ class _Feed:
     has not given back, so that they can be fed again."""
 
     def __init__(
-        self, source: _Source, parts: Iterator[tuple[Ids, Ids]], draw: _Draw, spec: ViewSpec,
+        self,
+        source: _Source,
+        parts: Iterator[tuple[Ids, Ids]],
+        draw: _Draw,
+        spec: ViewSpec,
         readers: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._source, self._parts, self._draw, self._spec = source, parts, draw, spec
         self._pool = ThreadPoolExecutor(readers)
         self._ahead: deque[Future[_Chunk]] = deque()
@@ -297,18 +302,26 @@ class _Feed:
 
 
 def _batches(
-    source: _Source, parts: Iterator[tuple[Ids, Ids]], draw: _Draw, settings: ViewSettings,
-    batch: int, device: torch.device,
-) -> Iterator[Batch]:  # fmt: skip
+    source: _Source,
+    parts: Iterator[tuple[Ids, Ids]],
+    draw: _Draw,
+    settings: ViewSettings,
+    batch: int,
+    device: torch.device,
+) -> Iterator[Batch]:
     """Run the pipeline over the parts."""
     spec, dataset = settings.spec, source.dataset
     feed = _Feed(source, parts, draw, spec, settings.readers)
 
     def build() -> ViewPipeline:
         return ViewPipeline(
-            feed, spec, batch=batch, threads=settings.threads, prefetch=settings.prefetch,
+            feed,
+            spec,
+            batch=batch,
+            threads=settings.threads,
+            prefetch=settings.prefetch,
             device=device,
-        )  # fmt: skip
+        )
 
     pipeline = build()
     try:

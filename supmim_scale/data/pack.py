@@ -15,7 +15,7 @@ from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.headers import BadImageError, read_header
 from supmim_scale.data.index_table import Defect, TableFacts
 from supmim_scale.data.quarantine import (
-    SkipPolicy,
+    SkipRule,
     read_list,
     require_few,
     require_usable,
@@ -49,7 +49,7 @@ def pack(dataset: Dataset, out: Path, spec: PackSpec, classes: list[str], worker
     """
     if spec.shard_size < 1:
         raise UserError("--shard-size", f"{spec.shard_size}", "1 or more", "raise it")
-    policy = SkipPolicy(skip=spec.skip_bad, rate=1.0)
+    policy = SkipRule(skip=spec.skip_bad, rate=1.0)
     require_usable(dataset, policy)
     _require_same(dataset, out, spec)
     order = np.random.default_rng(spec.seed).permutation(len(dataset))
@@ -99,7 +99,7 @@ def _write(spec: PackSpec, job: tuple[Path, int, NDArray[np.int64]]) -> int:
                 kind = read_header(encoded).kind
             except BadImageError as error:
                 bad.append(dataset.defect(sample, str(error)))
-                require_few(bad, len(bad), len(dataset), SkipPolicy(skip=spec.skip_bad, rate=1.0))
+                require_few(bad, len(bad), len(dataset), SkipRule(skip=spec.skip_bad, rate=1.0))
                 continue
             labels = dataset.labels_of(sample)
             yield (
@@ -122,8 +122,13 @@ def _list_of(path: Path) -> Path:
 def _require_same(dataset: Dataset, out: Path, spec: PackSpec) -> None:
     """Note down what `out` is packed from. Raises `UserError` if it was begun from another set."""
     note = out / NOTE
-    facts = {"samples": len(dataset), "digest": dataset.digest, "shard_size": spec.shard_size,
-             "seed": spec.seed, "skip_bad": spec.skip_bad}  # fmt: skip
+    facts = {
+        "samples": len(dataset),
+        "digest": dataset.digest,
+        "shard_size": spec.shard_size,
+        "seed": spec.seed,
+        "skip_bad": spec.skip_bad,
+    }
     wanted = json.dumps(facts)
     if note.exists() and note.read_text() != wanted:
         raise UserError(

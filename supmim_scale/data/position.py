@@ -31,9 +31,11 @@ class ReaderPosition:
                 raise ValueError("before the first sample")
         except (ValueError, TypeError) as error:
             raise UserError(
-                "reader position", f"'{text[:80]}' ({error})", "what a checkpoint wrote",
+                "reader position",
+                f"'{text[:80]}' ({error})",
+                "what a checkpoint wrote",
                 "take another checkpoint",
-            ) from None  # fmt: skip
+            ) from None
         return position
 
     def require_same_set(self, num_samples: int, digest: str) -> None:

@@ -14,7 +14,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class SkipPolicy:
+class SkipRule:
     """`skip`: bad samples are replaced, at most `rate` of the set's samples; else they stop."""
 
     skip: bool = False
@@ -32,7 +32,7 @@ class Quarantine:
     beginning, so that a rate holds for the whole run.
     """
 
-    def __init__(self, policy: SkipPolicy, num_samples: int, path: Path | None = None) -> None:
+    def __init__(self, policy: SkipRule, num_samples: int, path: Path | None = None) -> None:
         self._policy, self._num_samples, self._path = policy, num_samples, path
         earlier = sorted(path.parent.glob(f"{path.stem.split('-')[0]}-*.jsonl")) if path else []
         self._met = {_place(defect): defect for file in earlier for defect in read_list(file)}
@@ -75,7 +75,7 @@ def _place(defect: Defect) -> tuple[str, str]:
     return defect.source, defect.key
 
 
-def require_usable(dataset: Dataset, policy: SkipPolicy) -> None:
+def require_usable(dataset: Dataset, policy: SkipRule) -> None:
     """Raise `UserError` if indexing left out, or sources that are gone take along, more samples
     than the policy allows."""
     lost = sum(facts.num_samples for facts in dataset.gone)
@@ -86,7 +86,7 @@ def require_usable(dataset: Dataset, policy: SkipPolicy) -> None:
     require_few(defects, lost + len(dataset.defects), len(dataset), policy)
 
 
-def require_few(defects: list[Defect], count: int, num_samples: int, policy: SkipPolicy) -> None:
+def require_few(defects: list[Defect], count: int, num_samples: int, policy: SkipRule) -> None:
     """Raise `UserError` if `count` bad samples are more than the policy allows."""
     if not policy.allows(count, num_samples):
         raise UserError(*_refusal(defects, count, num_samples, policy))
@@ -98,9 +98,11 @@ def read_list(path: Path) -> list[Defect]:
         return [Defect(**json.loads(line)) for line in path.read_text().splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            "input.quarantine", f"{path} ({error})", "a file of supmim-scale data verify",
+            "input.quarantine",
+            f"{path} ({error})",
+            "a file of supmim-scale data verify",
             "check the path",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def write_list(path: Path, defects: Iterable[Defect]) -> None:
@@ -112,7 +114,7 @@ def write_list(path: Path, defects: Iterable[Defect]) -> None:
 
 
 def _refusal(
-    defects: list[Defect], count: int, num_samples: int, policy: SkipPolicy
+    defects: list[Defect], count: int, num_samples: int, policy: SkipRule
 ) -> tuple[str, str, str, str]:
     shown = "; ".join(str(defect) for defect in defects[:_SHOWN])
     left = count - len(defects[:_SHOWN])

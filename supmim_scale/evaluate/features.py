@@ -152,8 +152,12 @@ def _require_finite(features_BD: Tensor, ids_B: NDArray[np.int64], what: str) ->
     is_bad_B = ~features_BD.isfinite().all(dim=1)
     if is_bad_B.any():
         image = ids_B[int(is_bad_B.nonzero()[0])]
-        raise RankError(what, f"features of image {image} that are not finite", "finite ones",
-                        "take other weights, or engine.precision=fp32")  # fmt: skip
+        raise RankError(
+            what,
+            f"features of image {image} that are not finite",
+            "finite ones",
+            "take other weights, or engine.precision=fp32",
+        )
 
 
 def _save(features: Features, path: Path) -> None:

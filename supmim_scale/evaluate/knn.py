@@ -82,8 +82,9 @@ def require_room(images: int, width: int, free: int | None) -> None:
 def free_everywhere(world: World) -> int | None:
     """Collective: free bytes of the fullest rank's GPU, so that all ranks decide alike; None
     without GPUs."""
-    return min((free for free in world.gather(free_bytes(world.device)) if free is not None),
-               default=None)  # fmt: skip
+    return min(
+        (free for free in world.gather(free_bytes(world.device)) if free is not None), default=None
+    )
 
 
 def vote(

@@ -89,8 +89,12 @@ def probe_figures(
         probe = fit(whole.on(world.device), best, _ROUNDS, None)
         top1, top5 = scored(probe, held_out, world)
         bar.update()
-    row = {"probe_top1": top1, "probe_top5": top5, name: best,
-           "probe_on_edge": best in (values[0], values[-1])}  # fmt: skip
+    row = {
+        "probe_top1": top1,
+        "probe_top5": top5,
+        name: best,
+        "probe_on_edge": best in (values[0], values[-1]),
+    }
     if probe.gradient is not None:
         row |= {"probe_gradient": probe.gradient, "probe_converged": probe.gradient <= _CONVERGED}
     return row
@@ -107,9 +111,13 @@ def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, floa
 
 
 def fit_lbfgs(
-    mine: Features, num_classes: int, l2: float, world: World, rounds: int = _ROUNDS,
+    mine: Features,
+    num_classes: int,
+    l2: float,
+    world: World,
+    rounds: int = _ROUNDS,
     spread: Spread | None = None,
-) -> Linear:  # fmt: skip
+) -> Linear:
     """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
 
     Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
@@ -176,9 +184,13 @@ def _walk(
         return total[0] + l2 / 2 * params.square().sum()
 
     optimizer = torch.optim.LBFGS(
-        [walked], max_iter=rounds, history_size=20, tolerance_grad=_FLAT, tolerance_change=0.0,
+        [walked],
+        max_iter=rounds,
+        history_size=20,
+        tolerance_grad=_FLAT,
+        tolerance_change=0.0,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
     optimizer.step(closure)
     closure()  # the line search may have asked last beside the point it took
     assert walked.grad is not None
@@ -255,8 +267,12 @@ def one_hot(labels_BL: Tensor, num_classes: int) -> Tensor:
 def require_enough(images: int) -> None:
     """Raise `UserError` for a training set too small to hold a part of it out."""
     if images < 2 * _HELD_OUT:
-        raise UserError("--probe", f"{images} training images", f"{2 * _HELD_OUT} or more",
-                        "name a larger set with data.train")  # fmt: skip
+        raise UserError(
+            "--probe",
+            f"{images} training images",
+            f"{2 * _HELD_OUT} or more",
+            "name a larger set with data.train",
+        )
 
 
 def _loss(labels_NL: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -9,7 +9,7 @@ from supmim_scale.evaluate.segment import SegmentSettings
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Request:
     """What to measure beside top-1 and top-5, which need a head. `probe`: its solver.
     `robustness`: (kind, path) of sets. `out`: a folder instead of the subject's own."""
 

@@ -14,8 +14,18 @@ from supmim_scale.errors import UserError
 
 FOLDER = "eval"
 # What a figure is of: rows that differ in one of these are no parts of one row.
-IDENTITY = ("weights_digest", "weights_file", "steps_done", "precision", "image_size", "eval_crop",
-            "split", "set_digest", "train_set_digest", "segment_set")  # fmt: skip
+IDENTITY = (
+    "weights_digest",
+    "weights_file",
+    "steps_done",
+    "precision",
+    "image_size",
+    "eval_crop",
+    "split",
+    "set_digest",
+    "train_set_digest",
+    "segment_set",
+)
 # Figures that are measured together: those of another call's settings do not stand beside them.
 _TOGETHER = ("knn_", "probe_", "few_shot")
 
@@ -33,8 +43,12 @@ class Results:
         """Raise `UserError` where the folder could not be made, before anything is measured."""
         nearest = next(path for path in (self._out, *self._out.resolve().parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise UserError("--out", f"{nearest}, which is no folder to write to",
-                            "a writable folder", "name another")  # fmt: skip
+            raise UserError(
+                "--out",
+                f"{nearest}, which is no folder to write to",
+                "a writable folder",
+                "name another",
+            )
 
     @cached_property
     def _events(self) -> SummaryWriter:

@@ -19,7 +19,7 @@ from torch import Tensor
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.classes import load_classes
 from supmim_scale.data.dataset import Dataset, open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.readers.folder import class_names
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
@@ -36,15 +36,23 @@ def open_set(kind: str, folder: Path, config: RunConfig) -> Dataset:
     count = config.model.num_classes
     names = tuple(map(str, range(count))) if kind == "imagenet-v2" else _classes(kind, config)
     if not folder.is_dir():
-        raise UserError(f"--robustness {kind}", f"no folder {folder}", "a folder of class folders",
-                        "check the path")  # fmt: skip
+        raise UserError(
+            f"--robustness {kind}",
+            f"no folder {folder}",
+            "a folder of class folders",
+            "check the path",
+        )
     index_dir = Path(config.input.index_dir) if config.input.index_dir else None
     folder = folder.resolve()
     return open_dataset(
-        folder.parent, folder.name, Layout(reader="folder", classes=names),
-        where=f"--robustness {kind}", index_dir=index_dir, num_classes=count,
+        folder.parent,
+        folder.name,
+        SampleLayout(reader="folder", classes=names),
+        where=f"--robustness {kind}",
+        index_dir=index_dir,
+        num_classes=count,
         workers=config.input.index_workers,
-    )  # fmt: skip
+    )
 
 
 def scored_classes(kind: str, labels_NL: Tensor, num_classes: int) -> Tensor:
@@ -65,8 +73,12 @@ def names_of(wanted: Sequence[tuple[str, Path]]) -> dict[str, tuple[str, Path]]:
         name = kind if kinds.count(kind) == 1 else f"{kind}-{path.resolve().stem}"
         name = name.replace("-", "_")
         if name in named:
-            raise UserError(f"--robustness {kind}", f"two of the name {path.resolve().stem}",
-                            "sets of different names", "rename a folder")  # fmt: skip
+            raise UserError(
+                f"--robustness {kind}",
+                f"two of the name {path.resolve().stem}",
+                "sets of different names",
+                "rename a folder",
+            )
         named[name] = (kind, path)
     return named
 
@@ -80,14 +92,21 @@ def real_labels(path: Path, held_out: Dataset, num_classes: int) -> Tensor:
         given = json.loads(path.read_text())
         lists = [[int(label) for label in row] for row in given]
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"--robustness {REAL}", f"{path} ({error})", "a JSON list of label lists",
-                        "take real.json") from None  # fmt: skip
+        raise UserError(
+            f"--robustness {REAL}",
+            f"{path} ({error})",
+            "a JSON list of label lists",
+            "take real.json",
+        ) from None
     places = _numbers(held_out, np.arange(len(held_out)))
     largest = max(map(max, filter(None, lists)), default=-1)
     if places.max(initial=0) >= len(lists) or not 0 <= largest < num_classes:
-        raise UserError(f"--robustness {REAL}", f"{len(lists)} lists, labels up to {largest}",
-                        f"a list for each image of this set, of {num_classes} classes",
-                        "take real.json")  # fmt: skip
+        raise UserError(
+            f"--robustness {REAL}",
+            f"{len(lists)} lists, labels up to {largest}",
+            f"a list for each image of this set, of {num_classes} classes",
+            "take real.json",
+        )
     width = max((len(lists[place]) for place in places), default=1)
     labels_NL = torch.full((len(places), max(1, width)), -1)
     for row, place in enumerate(places):
@@ -108,9 +127,12 @@ def _numbers(held_out: Dataset, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
         key = held_out.defect(sample, "").key
         match = _NUMBER.search(key)
         if match is None or match[1] == "00000000":
-            raise UserError(f"--robustness {REAL}", f"a held-out image named {key}",
-                            "names like ILSVRC2012_val_00000001.JPEG",
-                            "read the original folder: data.reader=folder")  # fmt: skip
+            raise UserError(
+                f"--robustness {REAL}",
+                f"a held-out image named {key}",
+                "names like ILSVRC2012_val_00000001.JPEG",
+                "read the original folder: data.reader=folder",
+            )
         found.append(int(match[1]) - 1)
     return np.array(found, dtype=np.int64)
 
@@ -126,7 +148,10 @@ def _classes(kind: str, config: RunConfig) -> tuple[str, ...]:
     if len(names) != count and count == 1000 and data.classes is None:
         names = load_classes(_IMAGENET)
     if len(names) != count:
-        raise UserError(f"--robustness {kind}", f"{len(names)} class names for a head of {count}",
-                        "the names in the order of the head's outputs",
-                        "set data.classes to timm/imagenet_synsets or a file")  # fmt: skip
+        raise UserError(
+            f"--robustness {kind}",
+            f"{len(names)} class names for a head of {count}",
+            "the names in the order of the head's outputs",
+            "set data.classes to timm/imagenet_synsets or a file",
+        )
     return names

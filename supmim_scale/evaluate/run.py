@@ -12,7 +12,7 @@ from supmim_scale.evaluate.features import Features, weights_digest
 from supmim_scale.evaluate.few_shot import few_shot_figures
 from supmim_scale.evaluate.knn import free_everywhere, knn_figures, require_room
 from supmim_scale.evaluate.probe import probe_figures
-from supmim_scale.evaluate.request import Wanted
+from supmim_scale.evaluate.request import Request
 from supmim_scale.evaluate.results import Results
 from supmim_scale.evaluate.robustness import scored_classes
 from supmim_scale.evaluate.segment import open_parts, segment_figures
@@ -24,7 +24,7 @@ from supmim_scale.launch.world import World
 _ROWS = 4096  # logits at a time
 
 
-def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
+def run_evaluation(subject: Subject, wanted: Request, world: World) -> dict[str, Any]:
     """Collective: the figures; rank 0 writes and prints them. Raises `UserError` where the set,
     the head and what is wanted do not go together: before the first image is read."""
     out, settings = wanted.out or subject.out, wanted.segment
@@ -41,8 +41,9 @@ def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
     data, model = subject.config.data, subject.config.model
     row: dict[str, Any] = {
         "weights_digest": sets.digest if sets else weights_digest(subject.encoder),
-        "image_size": model.image_size, "eval_crop": data.eval_crop,
-    }  # fmt: skip
+        "image_size": model.image_size,
+        "eval_crop": data.eval_crop,
+    }
     subject.encoder.eval().to(world.device)
     if sets is not None:
         if sets.train is not None and wanted.knn is not None:
@@ -59,7 +60,7 @@ def measure(subject: Subject, wanted: Wanted, world: World) -> dict[str, Any]:
 
 
 def _on_classes(
-    subject: Subject, wanted: Wanted, world: World, results: Results, sets: Sets
+    subject: Subject, wanted: Request, world: World, results: Results, sets: Sets
 ) -> dict[str, Any]:
     """Collective: what is measured on classified images."""
     if wanted.reconstructions:
@@ -70,8 +71,10 @@ def _on_classes(
         if sheet is not None:
             results.picture("reconstruction", sheet)
     held_out = sets.features(sets.held_out, "held out")
-    row: dict[str, Any] = {"images": float(len(held_out)),
-                           "left_out": len(sets.held_out) - len(held_out)}  # fmt: skip
+    row: dict[str, Any] = {
+        "images": float(len(held_out)),
+        "left_out": len(sets.held_out) - len(held_out),
+    }
     if _head_fits(subject, sets):
         row |= _top(subject, held_out, world)
         if wanted.calibration or subject.config.loss.kind == "sigmoid":
@@ -92,17 +95,22 @@ def _on_classes(
 
 
 def _with_training_set(
-    subject: Subject, wanted: Wanted, world: World, results: Results, sets: Sets,
+    subject: Subject,
+    wanted: Request,
+    world: World,
+    results: Results,
+    sets: Sets,
     held_out: Features,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Collective: what is learned from the training set and measured on the held-out one."""
     assert sets.train is not None
     train = sets.features(sets.train, "training set")
     classes = 1 + max(int(train.labels_NL.max()), int(held_out.labels_NL.max()))
     row: dict[str, Any] = {
-        "train_images": len(train), "train_left_out": len(sets.train) - len(train),
+        "train_images": len(train),
+        "train_left_out": len(sets.train) - len(train),
         "train_set_digest": sets.train.digest,
-    }  # fmt: skip
+    }
     if wanted.knn is not None:
         row |= {"knn_k": wanted.knn.k, "knn_temperature": wanted.knn.temperature}
         row |= knn_figures(train, held_out, classes, wanted.knn, world)
@@ -130,7 +138,7 @@ def _top(
 
 
 def _score_figures(
-    subject: Subject, held_out: Features, wanted: Wanted, world: World
+    subject: Subject, held_out: Features, wanted: Request, world: World
 ) -> dict[str, float]:
     """Collective: figures that need all logits at once; computed on rank 0, empty elsewhere."""
     from supmim_scale.evaluate.scores import calibration, mean_average_precision
@@ -159,8 +167,12 @@ def _logits(subject: Subject, features: Features, world: World) -> Iterator[tupl
         is_bad_B = ~logits_BK.isfinite().all(dim=1)
         if is_bad_B.any():
             image = mine.ids_N[start + int(is_bad_B.nonzero()[0])]
-            raise RankError(subject.name, f"logits of image {image} that are not finite",
-                            "finite ones", "take other weights")  # fmt: skip
+            raise RankError(
+                subject.name,
+                f"logits of image {image} that are not finite",
+                "finite ones",
+                "take other weights",
+            )
         yield logits_BK, mine.labels_NL[start : start + _ROWS].to(world.device)
 
 
@@ -174,7 +186,7 @@ def _head_fits(subject: Subject, sets: Sets) -> bool:
     return sets.largest_label + 1 == subject.num_classes
 
 
-def _require_head(subject: Subject, wanted: Wanted, sets: Sets) -> None:
+def _require_head(subject: Subject, wanted: Request, sets: Sets) -> None:
     """Raise `UserError` where nothing could be measured but a head of other classes."""
     if not subject.num_classes or _head_fits(subject, sets):
         return
@@ -182,26 +194,40 @@ def _require_head(subject: Subject, wanted: Wanted, sets: Sets) -> None:
     if wanted.calibration or not others:
         count = subject.num_classes
         raise UserError(
-            subject.name, f"a head of {count} outputs, and labels up to {sets.largest_label}",
+            subject.name,
+            f"a head of {count} outputs, and labels up to {sets.largest_label}",
             "a set of the head's classes",
             f"add --knn, --probe or --few-shot, or model.num_classes={count} if a label is the "
             "number of its output",
-        )  # fmt: skip
+        )
 
 
-def _require_possible(subject: Subject, wanted: Wanted) -> None:
+def _require_possible(subject: Subject, wanted: Request) -> None:
     config, head = subject.config, subject.num_classes
     if config.loss.kind == "none" and not wanted.reconstructions:
-        raise UserError("loss.kind", "none: labels are not read", "labels to measure against",
-                        "set loss.kind=softmax or sigmoid")  # fmt: skip
+        raise UserError(
+            "loss.kind",
+            "none: labels are not read",
+            "labels to measure against",
+            "set loss.kind=softmax or sigmoid",
+        )
     if not head and not wanted.needs_training_set:
-        raise UserError(subject.name, "a model without a head", "a measure that needs none",
-                        "add --knn, --probe or --few-shot")  # fmt: skip
+        raise UserError(
+            subject.name,
+            "a model without a head",
+            "a measure that needs none",
+            "add --knn, --probe or --few-shot",
+        )
     if not head and (wanted.calibration or wanted.robustness):
-        raise UserError(subject.name, "a model without a head", "one for --calibration and "
-                        "--robustness", "leave them out")  # fmt: skip
+        raise UserError(
+            subject.name,
+            "a model without a head",
+            "one for --calibration and --robustness",
+            "leave them out",
+        )
     if wanted.calibration and config.loss.kind == "sigmoid":
-        raise UserError("--calibration", "loss.kind=sigmoid", "one label an image and softmax",
-                        "leave it out")  # fmt: skip
+        raise UserError(
+            "--calibration", "loss.kind=sigmoid", "one label an image and softmax", "leave it out"
+        )
     if wanted.reconstructions:
         require_decoder(subject)

@@ -75,8 +75,9 @@ def open_parts(subject: Subject, settings: SegmentSettings) -> tuple[MaskedImage
     without patches."""
     embed = getattr(subject.encoder, "patch_embed", None)
     if embed is None or getattr(embed, "grid_size", None) is None:
-        raise UserError("--segment", f"{subject.name}, which has no patches", "a ViT",
-                        "leave it out")  # fmt: skip
+        raise UserError(
+            "--segment", f"{subject.name}, which has no patches", "a ViT", "leave it out"
+        )
     train, val = (open_masks(settings.folder, s, settings.classes) for s in ("train", "val"))
     return train, val
 
@@ -96,10 +97,12 @@ def segment_figures(
     iou_K, accuracy = scores_of(confusion_KK)
     name = "segment_finetuned" if settings.finetune else "segment_linear"
     row = {
-        f"{name}_miou": iou_K.nanmean().item(), f"{name}_accuracy": accuracy,
-        f"{name}_images": len(held_out), f"{name}_steps": settings.steps,
+        f"{name}_miou": iou_K.nanmean().item(),
+        f"{name}_accuracy": accuracy,
+        f"{name}_images": len(held_out),
+        f"{name}_steps": settings.steps,
         "segment_set": str(settings.folder),
-    }  # fmt: skip
+    }
     return row, sheets
 
 
@@ -141,9 +144,11 @@ def score(model: Segmenter, held_out: MaskedImages, world: World) -> tuple[Tenso
             mask_HW = held_out.mask(place).to(world.device)
             logits_KHW = slide(model, resized(held_out.image(place), model.size).to(world.device))
             logits_1KHW = F.interpolate(
-                logits_KHW.unsqueeze(0), size=tuple(mask_HW.shape), mode="bilinear",
+                logits_KHW.unsqueeze(0),
+                size=tuple(mask_HW.shape),
+                mode="bilinear",
                 align_corners=False,
-            )  # fmt: skip
+            )
             predicted_HW = logits_1KHW[0].argmax(0)
             confusion_KK += confusion(predicted_HW, mask_HW, count)
             if world.is_main and len(sheets) < _SHOWN:

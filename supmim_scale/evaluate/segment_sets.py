@@ -42,14 +42,22 @@ class MaskedImages:
         raw_HW = torch.from_numpy(np.array(_opened(path), dtype=np.int64))
         size = (_opened(image).height, _opened(image).width)
         if raw_HW.shape != size:
-            raise RankError(str(path), f"shape {list(raw_HW.shape)}", f"{list(size)}, as its image",
-                            "mend the mask")  # fmt: skip
+            raise RankError(
+                str(path),
+                f"shape {list(raw_HW.shape)}",
+                f"{list(size)}, as its image",
+                "mend the mask",
+            )
         labelled_HW = (raw_HW != IGNORE) & (raw_HW >= self.first)
         mask_HW = torch.where(labelled_HW, raw_HW - self.first, IGNORE)
         if mask_HW[labelled_HW].numel() and int(mask_HW[labelled_HW].max()) >= self.num_classes:
             largest = int(raw_HW[labelled_HW].max())
-            raise RankError(str(path), f"the value {largest}", f"{self.num_classes} classes",
-                            "set --segment-classes")  # fmt: skip
+            raise RankError(
+                str(path),
+                f"the value {largest}",
+                f"{self.num_classes} classes",
+                "set --segment-classes",
+            )
         return mask_HW
 
 
@@ -68,8 +76,12 @@ def open_masks(folder: Path, split: str, num_classes: int | None = None) -> Mask
         names, places = listed.read_text().split(), ("JPEGImages", "SegmentationClass")
         first, usual = 0, _VOC_CLASSES
     else:
-        raise UserError(_WHERE, f"{folder}, without annotations/ and SegmentationClass/",
-                        "the layout of ADE20K or Pascal VOC", "check the path")  # fmt: skip
+        raise UserError(
+            _WHERE,
+            f"{folder}, without annotations/ and SegmentationClass/",
+            "the layout of ADE20K or Pascal VOC",
+            "check the path",
+        )
     pairs = tuple(
         (folder / places[0] / f"{name}.jpg", folder / places[1] / f"{name}.png") for name in names
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from supmim_scale.build.data import open_split, require_same_classes, skip_policy
+from supmim_scale.build.data import open_split, require_same_classes, skip_rule
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
@@ -13,7 +13,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features, cached, extract, weights_digest
 from supmim_scale.evaluate.knn import require_bank
 from supmim_scale.evaluate.probe import require_enough
-from supmim_scale.evaluate.request import Wanted
+from supmim_scale.evaluate.request import Request
 from supmim_scale.evaluate.results import FOLDER
 from supmim_scale.evaluate.robustness import REAL, names_of, open_set, real_labels, relabelled
 from supmim_scale.evaluate.subject import Subject
@@ -27,7 +27,7 @@ class Sets:
     `digest`: of the subject's weights. `robust`: by the name of its figures, each with its kind.
     """
 
-    def __init__(self, subject: Subject, wanted: Wanted, world: World, out: Path) -> None:
+    def __init__(self, subject: Subject, wanted: Request, world: World, out: Path) -> None:
         config, self._subject, self._world, self._out = subject.config, subject, world, out
         self.held_out: Dataset = world.main_first(lambda: open_split(config, "val"))
         self.train: Dataset | None = None
@@ -54,18 +54,27 @@ class Sets:
 
         def make() -> Features:
             batches = evaluation_batches(
-                dataset, settings, batch=subject.config.log.eval_batch, rank=world.rank,
-                world_size=world.world_size, device=world.device,
-                quarantine=Quarantine(skip_policy(subject.config), len(dataset)),
-            )  # fmt: skip
+                dataset,
+                settings,
+                batch=subject.config.log.eval_batch,
+                rank=world.rank,
+                world_size=world.world_size,
+                device=world.device,
+                quarantine=Quarantine(skip_rule(subject.config), len(dataset)),
+            )
             return extract(subject.features, batches, world, len(dataset), what)
 
         if dataset is not self.train:
             return make()
-        key = {"weights": self.digest, "set": dataset.digest, "crop": settings.eval_crop,
-               "spec": str(settings.spec), "views": str(subject.views),
-               "device": world.device.type, "precision": subject.precision(world.device),
-               }  # fmt: skip
+        key = {
+            "weights": self.digest,
+            "set": dataset.digest,
+            "crop": settings.eval_crop,
+            "spec": str(settings.spec),
+            "views": str(subject.views),
+            "device": world.device.type,
+            "precision": subject.precision(world.device),
+        }
         return cached(self._out / FOLDER, key, world, make)
 
     def robust_features(self, name: str, held_out: Features) -> Features:
@@ -81,10 +90,14 @@ class Sets:
         return open_set(kind, path, self._subject.config)
 
 
-def _require_training_set(train: Dataset, wanted: Wanted) -> None:
+def _require_training_set(train: Dataset, wanted: Request) -> None:
     if train.largest_label < 0:
-        raise UserError("data.train", "images without labels", "labels to learn from",
-                        "name another set with data.train")  # fmt: skip
+        raise UserError(
+            "data.train",
+            "images without labels",
+            "labels to learn from",
+            "name another set with data.train",
+        )
     if wanted.knn is not None:
         require_bank(len(train), wanted.knn.k)
     if wanted.probe is not None:

@@ -46,8 +46,12 @@ def neighbour_sheet(
 def require_decoder(subject: Subject) -> None:
     """Raise `UserError` for a subject without a decoder."""
     if subject.run_dir is None or subject.weights is None or not subject.config.mim.weight:
-        raise UserError("--reconstructions", f"{subject.name}, which has no decoder",
-                        "a run with mim.weight above 0", "leave it out")  # fmt: skip
+        raise UserError(
+            "--reconstructions",
+            f"{subject.name}, which has no decoder",
+            "a run with mim.weight above 0",
+            "leave it out",
+        )
 
 
 def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
@@ -63,9 +67,12 @@ def reconstruction_sheet(subject: Subject, dataset: Dataset) -> Tensor:
     assert subject.run_dir is not None
     target, cpu = open_target(config, subject.run_dir), torch.device("cpu")
     batches = evaluation_batches(
-        dataset, view_settings(config, cpu, decoder="cpu"), batch=_QUERIES, device=cpu,
+        dataset,
+        view_settings(config, cpu, decoder="cpu"),
+        batch=_QUERIES,
+        device=cpu,
         ids=np.arange(min(_QUERIES, len(dataset))),
-    )  # fmt: skip
+    )
     batch = next(iter(batches))
     spec = mask_spec(config, encoder_geometry(config).grid)
     masks = draw_masks(spec, config.seed, batch.epochs_B, batch.ids_B)

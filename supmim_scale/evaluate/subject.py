@@ -95,8 +95,12 @@ def open_subject(
     if (path / _RECIPE).is_file():
         return open_run(path, weights, overrides)
     if weights is not None:
-        raise UserError("--weights", f"{weights} with {what}", "a run's folder before it",
-                        "name the file itself: eval FILE.safetensors")  # fmt: skip
+        raise UserError(
+            "--weights",
+            f"{weights} with {what}",
+            "a run's folder before it",
+            "name the file itself: eval FILE.safetensors",
+        )
     if path.is_dir():
         return _open_folder(path, overrides)
     if path.is_file():
@@ -132,8 +136,12 @@ def recipe_of(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _open_folder(path: Path, overrides: Sequence[str]) -> Subject:
     if not (path / "config.json").is_file():
-        raise UserError(str(path), f"no {_RECIPE} and no config.json", "a run folder, or one that "
-                        "timm or export wrote", "check the path")  # fmt: skip
+        raise UserError(
+            str(path),
+            f"no {_RECIPE} and no config.json",
+            "a run folder, or one that timm or export wrote",
+            "check the path",
+        )
     opened = timm_models.open_folder(path, _asked_size(overrides))
     return _timm_subject(str(path), opened, overrides, Path("evals") / path.resolve().name)
 
@@ -144,8 +152,12 @@ def _open_file(path: Path, model: str | None, overrides: Sequence[str]) -> Subje
         return _open_folder(path.resolve().parent, overrides)
     given, _ = read_weights(path)
     if model is None:
-        raise UserError(str(path), "a file that does not say its architecture", "timm's name of it",
-                        "add --model NAME, say --model vit_base_patch16_224")  # fmt: skip
+        raise UserError(
+            str(path),
+            "a file that does not say its architecture",
+            "timm's name of it",
+            "add --model NAME, say --model vit_base_patch16_224",
+        )
     if not timm_models.is_named(model):
         raise UserError("--model", f"'{model}'", "a name of timm's", timm_models.advice(model))
     opened = timm_models.open_tensors(model, given, str(path), _asked_size(overrides))
@@ -155,32 +167,52 @@ def _open_file(path: Path, model: str | None, overrides: Sequence[str]) -> Subje
 def _timm_subject(name: str, encoder: nn.Module, overrides: Sequence[str], out: Path) -> Subject:
     """A timm model with a recipe of its own, which the overrides complete."""
     if not isinstance(encoder.get_classifier(), nn.Module):  # type: ignore[operator]
-        raise UserError(name, "several heads, of a distilled model", "a model with one head",
-                        "take another model")  # fmt: skip
+        raise UserError(
+            name,
+            "several heads, of a distilled model",
+            "a model with one head",
+            "take another model",
+        )
     views = timm_models.views_of(encoder)
-    words = {"paper": "none", "command": f"supmim-scale eval {name}", "hardware": "any",
-             "expected": "not run yet"}  # fmt: skip
+    words = {
+        "paper": "none",
+        "command": f"supmim-scale eval {name}",
+        "hardware": "any",
+        "expected": "not run yet",
+    }
     tree = {
         "about": words,
-        "model": {"name": name, "num_classes": int(encoder.num_classes) or _ANY_CLASSES,  # type: ignore[arg-type]
-                  "image_size": views.size},
+        "model": {
+            "name": name,
+            "num_classes": int(encoder.num_classes) or _ANY_CLASSES,  # type: ignore[arg-type]
+            "image_size": views.size,
+        },
         "optim": {"global_batch": 1, "lr": 1.0, "steps": 1},
         "data": {"name": "eval", "eval_crop": views.crop},
         "mim": {"weight": 0.0},
-    }  # fmt: skip
+    }
     config = config_from(tree, overrides, "command line")
-    facts = {"model": name, "mean": list(views.mean), "std": list(views.std),
-             "interpolation": views.interpolation}  # fmt: skip
+    facts = {
+        "model": name,
+        "mean": list(views.mean),
+        "std": list(views.std),
+        "interpolation": views.interpolation,
+    }
     says_classes = any(text.startswith("model.num_classes=") for text in overrides)
     return Subject(name, encoder, config, views, out, facts, says_classes=says_classes)
 
 
 def _asked_size(overrides: Sequence[str]) -> int | None:
     """What `model.image_size=` says, if it is said."""
-    said = [text for key, _, text in (o.partition("=") for o in overrides)
-            if key == "model.image_size"]  # fmt: skip
+    said = [
+        text for key, _, text in (o.partition("=") for o in overrides) if key == "model.image_size"
+    ]
     try:
         return int(said[-1]) if said else None
     except ValueError:
-        raise UserError("model.image_size", f"'{said[-1]}'", "a number of pixels",
-                        "write, say, model.image_size=384") from None  # fmt: skip
+        raise UserError(
+            "model.image_size",
+            f"'{said[-1]}'",
+            "a number of pixels",
+            "write, say, model.image_size=384",
+        ) from None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from supmim_scale.build.data import skip_policy
+from supmim_scale.build.data import skip_rule
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
@@ -30,8 +30,13 @@ def online_knn(
 def _features(subject: Subject, dataset: Dataset, count: int, world: World) -> Features:
     ids = np.random.default_rng(_SEED).permutation(len(dataset))[:count]
     batches = evaluation_batches(
-        dataset, subject.view_settings(world.device), batch=subject.config.log.eval_batch,
-        rank=world.rank, world_size=world.world_size, device=world.device, ids=np.sort(ids),
-        quarantine=Quarantine(skip_policy(subject.config), len(dataset)),
-    )  # fmt: skip
+        dataset,
+        subject.view_settings(world.device),
+        batch=subject.config.log.eval_batch,
+        rank=world.rank,
+        world_size=world.world_size,
+        device=world.device,
+        ids=np.sort(ids),
+        quarantine=Quarantine(skip_rule(subject.config), len(dataset)),
+    )
     return extract(subject.features, batches, world, len(ids), "k-NN")

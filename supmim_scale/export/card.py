@@ -25,18 +25,35 @@ _SHARES = ("top1", "top5", "map", "std", "miou", "accuracy", "calibration_error"
 
 
 def write_card(
-    folder: Path, run_dir: Path, config: RunConfig, weights: Path, facts: dict[str, str],
+    folder: Path,
+    run_dir: Path,
+    config: RunConfig,
+    weights: Path,
+    facts: dict[str, str],
     parities: Sequence[Parity],
-) -> None:  # fmt: skip
+) -> None:
     """Write `README.md` beside the weights in `folder`, with the metadata the hub reads."""
     model, data, shape = config.model, config.data, encoder_geometry(config)
     run = _read(run_dir / "run.json")
     lines = [
-        "---", "library_name: timm", "tags:", "- image-classification", "- timm", "---", "",
-        f"# {run_dir.name}", "", _METHOD if config.mim.weight else _BASELINE, "",
-        "```python", "import timm",
-        "model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()", "```", "",
-        "| | |", "|---|---|",
+        "---",
+        "library_name: timm",
+        "tags:",
+        "- image-classification",
+        "- timm",
+        "---",
+        "",
+        f"# {run_dir.name}",
+        "",
+        _METHOD if config.mim.weight else _BASELINE,
+        "",
+        "```python",
+        "import timm",
+        "model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
         f"| encoder | {model.name}: width {shape.width}, {shape.depth} blocks, patches of "
         f"{shape.patch_size}; {model.image_size} px, {model.num_classes} classes |",
         f"| weights | {facts.get('weights', 'unknown')}, step {facts.get('steps_done', 'unknown')},"
@@ -49,11 +66,21 @@ def write_card(
         f"| trained with | {_versions(run.get('versions'))} |",
         f"| exported with | {_versions(versions())} |",
         f"| commit | {run.get('commit') or 'unknown'} |",
-        *(f"| parity | {parity} |" for parity in parities), "",
-        "## Metrics", "", *_metrics(run_dir, config, weights, facts), "",
-        "## Recipe", "", f"Paper and choices: {config.about.paper}", "",
-        "```yaml", as_yaml(recipe_of(run_dir)).rstrip(), "```", "",
-    ]  # fmt: skip
+        *(f"| parity | {parity} |" for parity in parities),
+        "",
+        "## Metrics",
+        "",
+        *_metrics(run_dir, config, weights, facts),
+        "",
+        "## Recipe",
+        "",
+        f"Paper and choices: {config.about.paper}",
+        "",
+        "```yaml",
+        as_yaml(recipe_of(run_dir)).rstrip(),
+        "```",
+        "",
+    ]
     (folder / "README.md").write_text("\n".join(lines))
 
 
@@ -79,8 +106,11 @@ def _measured_on(row: dict[str, Any], own: RunConfig) -> str:
     if "set_digest" in row:
         is_own = (row.get("set"), row.get("split")) == (own.data.name, own.data.val)
         whose = "the recipe's" if is_own else "another set than the recipe's:"
-        named.insert(0, f"on {int(row['images'])} images of {whose} `{row.get('set')}`, part "
-                     f"`{row.get('split')}` (set digest `{row['set_digest']}`)")  # fmt: skip
+        named.insert(
+            0,
+            f"on {int(row['images'])} images of {whose} `{row.get('set')}`, part "
+            f"`{row.get('split')}` (set digest `{row['set_digest']}`)",
+        )
     return f"Measured {', '.join(named)}, in {row.get('precision')}."
 
 

@@ -91,5 +91,9 @@ def _images(config: RunConfig) -> Tensor:
 
 def _require_new(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(str(out), "something that is there already", "a new or an empty folder",
-                        "name another or remove it")  # fmt: skip
+        raise UserError(
+            str(out),
+            "something that is there already",
+            "a new or an empty folder",
+            "name another or remove it",
+        )

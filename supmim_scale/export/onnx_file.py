@@ -18,8 +18,12 @@ def require_onnx() -> None:
     """Raise `UserError` where a package is missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError("--onnx", f"no {' and no '.join(missing)}", "the packages of the extra",
-                        "pip install 'supmim_scale[onnx]'")  # fmt: skip
+        raise UserError(
+            "--onnx",
+            f"no {' and no '.join(missing)}",
+            "the packages of the extra",
+            "pip install 'supmim_scale[onnx]'",
+        )
 
 
 def write_onnx(model: nn.Module, images_BCHW: Tensor, path: Path) -> Parity:
@@ -28,10 +32,16 @@ def write_onnx(model: nn.Module, images_BCHW: Tensor, path: Path) -> Parity:
     with warnings.catch_warnings():  # of the exporter's own making (torch 2.13, onnxscript 0.7)
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (torch.cat([images_BCHW, images_BCHW]),), path, input_names=["images"],
-            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=_OPSET, dynamo=True, verbose=False,
-        )  # fmt: skip
+            model,
+            (torch.cat([images_BCHW, images_BCHW]),),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -23,8 +23,10 @@ class Parity:
     images: int
 
     def __str__(self) -> str:
-        return (f"{self.reader}: logits of {self.images} images differ by at most "
-                f"{self.largest:.1e} (limit {self.limit:.0e})")  # fmt: skip
+        return (
+            f"{self.reader}: logits of {self.images} images differ by at most "
+            f"{self.largest:.1e} (limit {self.limit:.0e})"
+        )
 
 
 @torch.inference_mode()

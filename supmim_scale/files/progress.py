@@ -16,6 +16,11 @@ def progress(what: str, total: int, unit: str, *, shown: bool = True) -> "tqdm[A
         return tqdm(total=total, desc=what, unit=unit, leave=False)
     line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, {remaining} left\n"
     return tqdm(
-        total=total, desc=what, unit=unit, bar_format=line, delay=_LINE_EVERY_S,
-        mininterval=_LINE_EVERY_S, maxinterval=_LINE_EVERY_S,
-    )  # fmt: skip
+        total=total,
+        desc=what,
+        unit=unit,
+        bar_format=line,
+        delay=_LINE_EVERY_S,
+        mininterval=_LINE_EVERY_S,
+        maxinterval=_LINE_EVERY_S,
+    )

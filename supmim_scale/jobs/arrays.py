@@ -84,8 +84,12 @@ def study_jobs(
             require_data(run.config())
     require_plain(folder)
     own = {"job-name": study.name, "output": f"{folder}/%x_%A_%a.log", **options}
-    after = {"job-name": f"{study.name}_fit", "output": f"{folder}/%x_%j.log",
-             **{key: options[key] for key in _PAYS if key in options}, **fit_options}  # fmt: skip
+    after = {
+        "job-name": f"{study.name}_fit",
+        "output": f"{folder}/%x_%j.log",
+        **{key: options[key] for key in _PAYS if key in options},
+        **fit_options,
+    }
     return StudyJobs(
         tuple(Wave(w, _array(array, own, w, limit, folder)) for w in waves),
         Submission(fit, after, (str(folder),), folder, "fit_job.sh"),

@@ -58,9 +58,11 @@ def write_manifest(
     names = [run.name for run in read_manifest(folder).runs] if is_other else []
     if is_other and any((folder / name).exists() for name in (SUBMITTED, *names)):
         raise UserError(
-            str(path), "the runs of another study", "these runs",
+            str(path),
+            "the runs of another study",
+            "these runs",
             "give the study another name, or remove the folder",
-        )  # fmt: skip
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(manifest)
@@ -97,9 +99,11 @@ def require_begun(folder: Path, is_begun: bool) -> None:
     if is_begun:
         raise UserError(str(folder), "no study yet", "a study's folder", "use study submit")
     raise UserError(
-        str(folder), "this study, submitted before", "a new study",
+        str(folder),
+        "this study, submitted before",
+        "a new study",
         "use study resume for the runs that are not over, or another name",
-    )  # fmt: skip
+    )
 
 
 def _run(line: str) -> StudyRun:

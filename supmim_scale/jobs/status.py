@@ -14,8 +14,18 @@ from supmim_scale.units import duration
 
 OVER = "COMPLETED"  # all steps done and evaluated, whatever became of the job after that
 # man squeue, JOB STATE CODES: states that a job does not leave by itself. All others wait or run.
-_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
-          "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")  # fmt: skip
+_ENDED = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+)
 _JOBS = "jobs.tsv"  # of a run: a line a start, job and log, written by the batch script
 _TAIL_BYTES = 64 * 1024  # of a job's log, searched for its last error
 
@@ -65,20 +75,26 @@ def run_states(folder: Path, jobs: Mapping[str, JobState], prefix: str = "") -> 
     return found
 
 
-def table(states: Iterable[RunState]) -> str:
+def status_text(states: Iterable[RunState]) -> str:
     """For people: a line a run, and under it why it failed."""
     heads = ("run", "job", "state", "step", "loss", "img/s", "ETA", "requeues")
     lines, whys = [heads], [""]
     for one in states:
         figures = one.figures
-        lines.append((
-            one.name, one.job or "-", one.state,
-            f"{one.steps_done}/{one.num_steps}" if one.num_steps else "-",
-            f"{figures['loss']:.4f}" if "loss" in figures else "-",
-            f"{figures['images_per_s']:.1f}" if "images_per_s" in figures else "-",
-            duration(figures["eta_s"]) if one.state == "RUNNING" and "eta_s" in figures else "-",
-            str(one.requeues),
-        ))  # fmt: skip
+        lines.append(
+            (
+                one.name,
+                one.job or "-",
+                one.state,
+                f"{one.steps_done}/{one.num_steps}" if one.num_steps else "-",
+                f"{figures['loss']:.4f}" if "loss" in figures else "-",
+                f"{figures['images_per_s']:.1f}" if "images_per_s" in figures else "-",
+                duration(figures["eta_s"])
+                if one.state == "RUNNING" and "eta_s" in figures
+                else "-",
+                str(one.requeues),
+            )
+        )
         whys.append(one.why)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = []
@@ -114,9 +130,19 @@ def _state(path: Path, name: str, jobs: Mapping[str, JobState], element: str | N
         why = _mistake(path) or _last_error(started.get(job)) or code
     requeues = known.restarts if known else start.get("restart", 0)
     return RunState(
-        name, job, state, in_queue, steps_done, num_steps, start, first_loss, train, held_out,
-        requeues, why,
-    )  # fmt: skip
+        name,
+        job,
+        state,
+        in_queue,
+        steps_done,
+        num_steps,
+        start,
+        first_loss,
+        train,
+        held_out,
+        requeues,
+        why,
+    )
 
 
 def _unfinished(path: Path, known: JobState | None) -> str:

@@ -115,9 +115,11 @@ def require_shape(config: RunConfig, head: Mapping[str, str]) -> None:
     (nodes, tasks), gpus = ranks_of(head), _number(head, "gpus-per-node")
     if config.engine.device != "cpu" and gpus and tasks != gpus:
         raise UserError(
-            "--ntasks-per-node", f"{tasks} with --gpus-per-node={gpus}", "a task a GPU",
+            "--ntasks-per-node",
+            f"{tasks} with --gpus-per-node={gpus}",
+            "a task a GPU",
             "make them equal, or set engine.device=cpu",
-        )  # fmt: skip
+        )
     require_cpus(_number(head, "cpus-per-task"), config.input.threads)
     accumulation_steps(config, nodes * tasks)
 
@@ -127,9 +129,11 @@ def require_data(config: RunConfig) -> None:
     root = Path(config.input.root)
     if not root.is_dir():
         raise UserError(
-            "input.root", f"no folder {root}", "the data set's",
+            "input.root",
+            f"no folder {root}",
+            "the data set's",
             "set input.root=FOLDER, or --unchecked-data if the nodes alone see it",
-        )  # fmt: skip
+        )
 
 
 def require_plain(folder: Path) -> Path:

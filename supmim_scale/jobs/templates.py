@@ -78,8 +78,13 @@ def environment(template: Path) -> dict[str, str]:
     own = {"SUPMIM_HOME": str(home)}
     if not (home / "setup.cfg").exists():
         here = os.getcwd()
-        own = {"SUPMIM_PYTHON": sys.executable, "SUPMIM_RUNS": f"{here}/runs",
-               "SUPMIM_DATA": f"{here}/datasets", **outside_job(), **own}  # fmt: skip
+        own = {
+            "SUPMIM_PYTHON": sys.executable,
+            "SUPMIM_RUNS": f"{here}/runs",
+            "SUPMIM_DATA": f"{here}/datasets",
+            **outside_job(),
+            **own,
+        }
     return {**outside_job(), **own}
 
 

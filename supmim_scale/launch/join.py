@@ -153,14 +153,18 @@ def require_own_devices(words: Sequence[str]) -> None:
         node, kind, *_ = word.split()
         if kind != most:
             raise RankError(
-                f"{node}, rank {rank}", kind, f"{most}, as most ranks have",
+                f"{node}, rank {rank}",
+                kind,
+                f"{most}, as most ranks have",
                 f"try nvidia-smi there, or submit with --exclude={node}",
-            )  # fmt: skip
+            )
         if kind == "cuda" and words.index(word) != rank:
             raise RankError(
-                f"{node}, rank {rank}", f"the GPU of rank {words.index(word)}", "a GPU a rank",
+                f"{node}, rank {rank}",
+                f"the GPU of rank {words.index(word)}",
+                "a GPU a rank",
                 "unset CUDA_VISIBLE_DEVICES in the shell that submits",
-            )  # fmt: skip
+            )
 
 
 def _use(device: torch.device) -> None:
@@ -172,9 +176,11 @@ def _use(device: torch.device) -> None:
         torch.zeros(1, device=device)
     except RuntimeError as error:
         raise RankError(
-            f"{node_name()}, {device}", str(error).splitlines()[0], "a GPU that works",
+            f"{node_name()}, {device}",
+            str(error).splitlines()[0],
+            "a GPU that works",
             f"try nvidia-smi there, or submit with --exclude={node_name()}",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _name_of(device: torch.device) -> str:

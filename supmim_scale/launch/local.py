@@ -26,9 +26,12 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
     """
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     shared = {
-        "OMP_NUM_THREADS": str(threads), **os.environ, "WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
-    }  # fmt: skip
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
     command = [sys.executable, "-m", "supmim_scale", *arguments]
     ranks = [
         subprocess.Popen(command, env={**shared, "RANK": str(i), "LOCAL_RANK": str(i)})

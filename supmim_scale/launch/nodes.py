@@ -142,8 +142,11 @@ def _ecc_here(device: torch.device) -> str:
     try:
         done = subprocess.run(
             [program, which, query, "--format=csv,noheader"],
-            capture_output=True, text=True, check=True, timeout=_NVIDIA_SMI_S,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_NVIDIA_SMI_S,
+        )
     except (subprocess.SubprocessError, OSError) as error:
         return f"nvidia-smi: {error}"
     return ecc_problem(done.stdout)
@@ -242,6 +245,7 @@ def _give_up(world: World, nodes: list[str]) -> None:
             f"error: preflight: found no all-reduce among {', '.join(dict.fromkeys(nodes))} in "
             f"{_ANSWER_WITHIN.total_seconds():.0f} s; expected one; look at the network, set "
             "NCCL_SOCKET_IFNAME and NCCL_DEBUG=INFO",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(EXIT_USER_ERROR)  # a thread cannot end a collective

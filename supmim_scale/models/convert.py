@@ -10,8 +10,12 @@ import re
 import torch
 from torch import Tensor
 
-_SCALES = (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2"), ("gamma_1", "attn.proj"),
-           ("gamma_2", "mlp.fc2"))  # fmt: skip
+_SCALES = (
+    ("ls1.gamma", "attn.proj"),
+    ("ls2.gamma", "mlp.fc2"),
+    ("gamma_1", "attn.proj"),
+    ("gamma_2", "mlp.fc2"),
+)
 _BLOCK = re.compile(r"blocks\.\d+\.")
 _RELATIVE = ("relative_position_bias_table", "relative_position_index", "rel_pos_bias")
 _OF_TRAINING = ("mask_token",)

@@ -48,8 +48,7 @@ def parameter_groups(
         decay = 0.0 if name in no_decay else decay
         scale = layer_decay ** (num_blocks + 1 - depth_of(name, num_blocks))
         group = groups.setdefault(
-            (scale, decay),
-            {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay},
+            (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay}
         )
         group["params"].append(param)
         group["names"].append(name)

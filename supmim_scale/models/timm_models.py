@@ -60,9 +60,11 @@ def open_folder(folder: Path, image_size: int | None = None) -> nn.Module:
     """
     if not (folder / "model.safetensors").is_file():
         raise UserError(
-            str(folder), "no model.safetensors", "a folder as timm or export writes it",
+            str(folder),
+            "no model.safetensors",
+            "a folder as timm or export writes it",
             "nothing that must be unpickled is read; write safetensors",
-        )  # fmt: skip
+        )
     return _created(f"{_FOLDER}{folder}", str(folder), image_size, pretrained=True)
 
 
@@ -87,9 +89,11 @@ def open_tensors(
         resize: Any = getattr(model, "set_input_size", None)
         if resize is None:
             raise UserError(
-                "model.image_size", f"{image_size} for a {name}", "the size it was made for",
+                "model.image_size",
+                f"{image_size} for a {name}",
+                "the size it was made for",
                 "leave it out",
-            )  # fmt: skip
+            )
         resize(img_size=image_size)
     return model
 
@@ -101,8 +105,9 @@ def views_of(model: nn.Module) -> Views:
     embed: Any = getattr(model, "patch_embed", None)
     if getattr(embed, "img_size", None):  # another one than the configuration's was asked for
         size = embed.img_size[-1]
-    return Views(size, tuple(given["mean"]), tuple(given["std"]), given["crop_pct"],
-                 given["interpolation"])  # fmt: skip
+    return Views(
+        size, tuple(given["mean"]), tuple(given["std"]), given["crop_pct"], given["interpolation"]
+    )
 
 
 def file_name_of(name: str) -> str:
@@ -120,9 +125,11 @@ def _created(name: str, where: str, image_size: int | None, **options: Any) -> n
     except Exception as error:  # timm, the hub and safetensors raise what they like
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            where, f"a model that timm cannot open ({what})",
-            "weights that belong to their architecture, whole and at hand", fix,
-        ) from None  # fmt: skip
+            where,
+            f"a model that timm cannot open ({what})",
+            "weights that belong to their architecture, whole and at hand",
+            fix,
+        ) from None
     return model
 
 

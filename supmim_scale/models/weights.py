@@ -65,8 +65,12 @@ def _require_places(given: dict[str, Tensor], wanted: dict[str, Tensor], source:
     another function and for which the model has no place."""
     for name in given.keys() - wanted.keys():
         if name.startswith(_ENCODER) and not name.startswith(_MAY_BE_OVER):
-            raise UserError(f"{source}: {name}", "a tensor that this encoder has no place for",
-                            "weights of this encoder", "take another checkpoint")  # fmt: skip
+            raise UserError(
+                f"{source}: {name}",
+                "a tensor that this encoder has no place for",
+                "weights of this encoder",
+                "take another checkpoint",
+            )
 
 
 def _given_tensors(source: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -120,9 +124,11 @@ def load_exactly(model: nn.Module, given: dict[str, Tensor], path: Path) -> None
     for name in given:
         if name not in wanted:
             raise UserError(
-                f"{path}: {name}", "a tensor without a place", "weights of this model",
+                f"{path}: {name}",
+                "a tensor without a place",
+                "weights of this model",
                 "use the run's own recipe",
-            )  # fmt: skip
+            )
     model.load_state_dict(given)
 
 

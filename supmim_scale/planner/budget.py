@@ -6,7 +6,7 @@ from typing import Literal
 from supmim_scale.config import RunConfig
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.errors import UserError
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.units import gib
 
 
@@ -23,7 +23,7 @@ def within_budget(config: RunConfig, world_size: int, auto: Literal["fp32", "bf1
     if budget is None:
         return config
     precision = auto if config.engine.precision == "auto" else config.engine.precision
-    planned = Planned(replace(config, engine=replace(config.engine, precision=precision)))
+    planned = RecipeMemory(replace(config, engine=replace(config.engine, precision=precision)))
     micro_batch, accumulation = accumulation_steps(config, world_size)
 
     def recomputing(blocks: int) -> RunConfig:

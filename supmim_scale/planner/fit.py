@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from supmim_scale.config import RunConfig
 from supmim_scale.hardware.gpus import Gpu, find_gpu
 from supmim_scale.planner.memory import Memory
-from supmim_scale.planner.setting import Planned, Setting
+from supmim_scale.planner.setting import RecipeMemory, Setting
 from supmim_scale.units import gib
 
 # Of a GPU's memory for the CUDA context, NCCL, workspaces and fragmentation: our choice, not
@@ -28,7 +28,7 @@ def fits(
 ) -> Verdict:
     """Does the recipe fit. Raises `UserError` for an unknown GPU or batches that do not divide."""
     card = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    setting = Planned(config).setting(config, nodes * gpus_per_node)
+    setting = RecipeMemory(config).setting(config, nodes * gpus_per_node)
     return verdict_of(setting, card, reserve)
 
 

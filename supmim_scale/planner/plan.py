@@ -10,7 +10,7 @@ from supmim_scale.models.flops import JointShape
 from supmim_scale.planner.cluster import Cluster
 from supmim_scale.planner.cost import RunCost, num_steps, run_cost
 from supmim_scale.planner.fit import RESERVE, Verdict, limit_bytes, verdict_of
-from supmim_scale.planner.setting import Planned, Setting
+from supmim_scale.planner.setting import RecipeMemory, Setting
 from supmim_scale.planner.speed import Assumed, StepTime, step_time
 
 POLICIES: tuple[Policy, ...] = ("none", "selective", "full")
@@ -39,7 +39,7 @@ class Plan:
     """Everything that `supmim-scale plan` prints; `cost` None: the set's size is not known."""
 
     recipe: str
-    planned: Planned
+    planned: RecipeMemory
     cluster: Cluster
     setting: Setting
     shape: JointShape
@@ -63,7 +63,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a recipe on a cluster. Raises `UserError`."""
     accumulation_steps(config, cluster.ranks)
-    planned = Planned(config)
+    planned = RecipeMemory(config)
     shape = joint_shape(config, planned.out_features)
     setting = planned.setting(config, cluster.ranks)
     step = step_time(setting, cluster, planned.size, shape, assumed)
@@ -84,7 +84,7 @@ def make_plan(
 
 
 def ranking(
-    planned: Planned,
+    planned: RecipeMemory,
     own: Setting,
     cluster: Cluster,
     shape: JointShape,
@@ -117,7 +117,7 @@ def ranking(
 
 
 def largest_fitting(
-    planned: Planned, engine: EngineConfig, ranks: int, limit: int
+    planned: RecipeMemory, engine: EngineConfig, ranks: int, limit: int
 ) -> Setting | None:
     """The setting with the largest micro-batch whose peak stays below `limit`; None: none does."""
     config = planned.config
@@ -135,7 +135,7 @@ def largest_fitting(
 
 
 def weak_scaling(
-    setting: Setting, cluster: Cluster, planned: Planned, shape: JointShape, assumed: Assumed
+    setting: Setting, cluster: Cluster, planned: RecipeMemory, shape: JointShape, assumed: Assumed
 ) -> list[Scaled]:
     """One node to 1,024 GPUs, each rank with the recipe's work: the global batch grows."""
     rows: list[Scaled] = []

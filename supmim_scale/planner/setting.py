@@ -37,7 +37,7 @@ class Setting:
         return f"{stage}, {policy}, {self.micro_batch} x {self.accumulation}"
 
 
-class Planned:
+class RecipeMemory:
     """A recipe on the meta device; traces of its activations are made once a policy and batch."""
 
     def __init__(self, config: RunConfig) -> None:

@@ -63,10 +63,13 @@ def assumptions(plan: Plan) -> list[str]:
 def _memory(plan: Plan) -> list[str]:
     memory = plan.setting.memory
     names = {
-        "masters": "fp32 masters", "optimizer": "optimizer states", "ema": "EMA",
-        "gathered": "gathered parameters", "logits": "class head's logits",
+        "masters": "fp32 masters",
+        "optimizer": "optimizer states",
+        "ema": "EMA",
+        "gathered": "gathered parameters",
+        "logits": "class head's logits",
         "dali_pool": "DALI pool (assumed)",
-    }  # fmt: skip
+    }
     rows = [
         f"  {names.get(kind, kind):24}{gib(size):>11}"
         for kind, size in memory.by_kind().items()

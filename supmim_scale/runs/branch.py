@@ -24,24 +24,30 @@ def branch_off(config: RunConfig, run_dir: Path, parent: Path) -> tuple[str, ...
     """
     if config.optim.schedule == "cosine":
         raise UserError(
-            "--branch-from", "optim.schedule=cosine, which depends on the run's length",
-            "wsd or rsqrt", "set optim.schedule",
-        )  # fmt: skip
+            "--branch-from",
+            "optim.schedule=cosine, which depends on the run's length",
+            "wsd or rsqrt",
+            "set optim.schedule",
+        )
     theirs, optim = _cooldown_of(parent), config.optim
     newest = checkpoints.newest_steps(run_dir / CHECKPOINTS)
     if newest is not None:
         return MAY_DIFFER if newest <= theirs else ()
     if optim.steps is None or optim.steps - optim.cooldown_steps < theirs:
         raise UserError(
-            "--branch-from", f"optim.steps={optim.steps}, which cools down before the parent does",
-            f"a cool-down after step {theirs} or later", "raise optim.steps",
-        )  # fmt: skip
+            "--branch-from",
+            f"optim.steps={optim.steps}, which cools down before the parent does",
+            f"a cool-down after step {theirs} or later",
+            "raise optim.steps",
+        )
     given = parent / CHECKPOINTS / checkpoints.checkpoint_name(theirs)
     if not given.is_dir():
         raise UserError(
-            "--branch-from", f"no {given}", "the checkpoint before the parent's cool-down",
+            "--branch-from",
+            f"no {given}",
+            "the checkpoint before the parent's cool-down",
             "let the parent run first, with checkpoint.before_cooldown=true",
-        )  # fmt: skip
+        )
     try:
         checkpoints.adopt(run_dir / CHECKPOINTS, given)
         if (parent / _CODEBOOK).exists():
@@ -58,6 +64,8 @@ def _cooldown_of(parent: Path) -> int:
         return int(optim["steps"]) - int(optim["cooldown_steps"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            "--branch-from", f"{parent} without optim.steps in a run.json", "a run's folder",
+            "--branch-from",
+            f"{parent} without optim.steps in a run.json",
+            "a run's folder",
             "name a run that was given optim.steps",
-        ) from None  # fmt: skip
+        ) from None

@@ -8,7 +8,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.units import gib
 
 
-def report(run_dirs: list[Path]) -> str:
+def compare(run_dirs: list[Path]) -> str:
     """A table of the runs' last figures and the files worth opening."""
     runs = [_last_figures(run_dir) for run_dir in run_dirs]
     rows = {

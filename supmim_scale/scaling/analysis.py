@@ -76,10 +76,15 @@ def analyse(points: Points, options: Options, *, shown: bool = False) -> Analysi
     factor, more = _factor(points)
     allocations, refused = _allocations(fit, replicates, factor, options)
     return Analysis(
-        fit, replicates, held, allocations,
+        fit,
+        replicates,
+        held,
+        allocations,
         _purchases(fit, replicates, allocations, factor, options.budgets),
-        decisive_points(fit), factor, unsure(fit) + notes + more + refused,
-    )  # fmt: skip
+        decisive_points(fit),
+        factor,
+        unsure(fit) + notes + more + refused,
+    )
 
 
 def analyse_arms(points: Points, options: Options, *, shown: bool = False) -> list[Analysis]:
@@ -142,9 +147,12 @@ def _allocations(
 
 
 def _purchases(
-    fit: Fit, replicates: Replicates | None, allocations: Sequence[Allocation], factor: float,
+    fit: Fit,
+    replicates: Replicates | None,
+    allocations: Sequence[Allocation],
+    factor: float,
     budgets: Sequence[float],
-) -> list[Purchase]:  # fmt: skip
+) -> list[Purchase]:
     if not len(fit.points.compute):
         return []
     dearest = float(fit.points.compute.max())

@@ -34,9 +34,10 @@ def baseline_of(arms: list[str]) -> str:
 
 
 def gap_between(
-    baseline: tuple[Fit, Replicates | None], other: tuple[Fit, Replicates | None],
+    baseline: tuple[Fit, Replicates | None],
+    other: tuple[Fit, Replicates | None],
     factors: tuple[float, float],
-) -> Gap:  # fmt: skip
+) -> Gap:
     """The gap along the compute that both arms span.
 
     Arms are drawn apart from each other, so replicates of the one meet any of the other's.

@@ -40,23 +40,31 @@ def frontier_band(
     replicates: Replicates, compute: Array, flops_factor: float
 ) -> tuple[Array, Array]:
     """The interval of `frontier` at every budget."""
-    curves = np.stack([frontier(replicates.fit, compute, flops_factor, t)
-                       for t in replicates.thetas])  # fmt: skip
+    curves = np.stack(
+        [frontier(replicates.fit, compute, flops_factor, t) for t in replicates.thetas]
+    )
     return replicates.interval(curves, frontier(replicates.fit, compute, flops_factor))
 
 
 def buy(
-    fit: Fit, replicates: Replicates | None, allocation: Allocation | None, flops_factor: float,
+    fit: Fit,
+    replicates: Replicates | None,
+    allocation: Allocation | None,
+    flops_factor: float,
     compute: float,
-) -> Purchase:  # fmt: skip
+) -> Purchase:
     """What `compute` would buy by this fit, with sizes by `allocation`."""
     at = np.array([compute])
     band = frontier_band(replicates, at, flops_factor) if replicates else None
     n, d = allocation.sizes(compute) if allocation else (None, None)
     intervals = allocation.size_intervals(compute) if allocation else None
     return Purchase(
-        compute, float(frontier(fit, at, flops_factor)[0]),
+        compute,
+        float(frontier(fit, at, flops_factor)[0]),
         (float(band[0][0]), float(band[1][0])) if band else None,
-        n, intervals[0] if intervals else None, d, intervals[1] if intervals else None,
+        n,
+        intervals[0] if intervals else None,
+        d,
+        intervals[1] if intervals else None,
         compute / float(fit.points.column("compute").max()),
-    )  # fmt: skip
+    )

@@ -134,14 +134,18 @@ def approach_2(points: Points, num: int = 0, *, seed: int = 0) -> Allocation:
     three remain.
     """
     groups = iso_flop_groups(points)
-    left_out = [f"{points.compute[group].mean():.3g}: {why}"
-                for group in groups if (why := _unusable(points, group))]  # fmt: skip
+    left_out = [
+        f"{points.compute[group].mean():.3g}: {why}"
+        for group in groups
+        if (why := _unusable(points, group))
+    ]
     usable = [group for group in groups if not _unusable(points, group)]
     if len(usable) < _LEAST_RUNGS:
         raise _too_few_rungs(
-            2, [float(points.compute[g].mean()) for g in usable],
+            2,
+            [float(points.compute[g].mean()) for g in usable],
             first_few(left_out) or "runs of four sizes or more at more budgets",
-        )  # fmt: skip
+        )
 
     def minima(weights: Array) -> list[Rung]:
         rungs = (_parabola_rung(points, group, weights[group]) for group in usable)
@@ -191,10 +195,13 @@ def _parabola_rung(points: Points, group: Array, weights: Array) -> Rung | None:
     a, b, c = (float(v) for v in curve)
     shifted = (a, b - 2 * a * middle, c - b * middle + a * middle**2)
     return Rung(
-        float(np.exp(np.log(points.compute[group]).mean())), float(np.exp(log_n)),
-        float(np.exp(log_d)), float(np.polyval(curve, vertex)),
-        tuple(int(i) for i in group), shifted,
-    )  # fmt: skip
+        float(np.exp(np.log(points.compute[group]).mean())),
+        float(np.exp(log_n)),
+        float(np.exp(log_d)),
+        float(np.polyval(curve, vertex)),
+        tuple(int(i) for i in group),
+        shifted,
+    )
 
 
 def approach_3(fit: Fit, replicates: Replicates | None, flops_factor: float) -> Allocation:
@@ -223,9 +230,14 @@ def flops_factor(points: Points) -> tuple[float, float]:
 
 
 def _allocate(
-    approach: int, points: Points, minima: Callable[[Array], list[Rung]], rungs: list[Rung],
-    num: int, seed: int, left_out: tuple[str, ...] = (),
-) -> Allocation:  # fmt: skip
+    approach: int,
+    points: Points,
+    minima: Callable[[Array], list[Rung]],
+    rungs: list[Rung],
+    num: int,
+    seed: int,
+    left_out: tuple[str, ...] = (),
+) -> Allocation:
     """Lines through the minima, and through those of drawn clusters."""
     centre = float(np.log(points.compute).mean())
     rng = np.random.default_rng([seed, 2])
@@ -237,9 +249,13 @@ def _allocate(
         if len(replicates) == num:
             break
     return Allocation(
-        approach, centre, _lines(rungs, centre), np.array(replicates).reshape(-1, 4),
-        tuple(rungs), left_out,
-    )  # fmt: skip
+        approach,
+        centre,
+        _lines(rungs, centre),
+        np.array(replicates).reshape(-1, 4),
+        tuple(rungs),
+        left_out,
+    )
 
 
 def _lines(rungs: list[Rung], centre: float) -> Array:
@@ -258,6 +274,8 @@ def first_few(texts: Sequence[str]) -> str:
 def _too_few_rungs(approach: int, computes: list[float], missing: str) -> UserError:
     found = ", ".join(f"{compute:.3g}" for compute in computes) or "none"
     return UserError(
-        f"approach {approach}", f"{len(computes)} usable budgets ({found})",
-        f"{_LEAST_RUNGS} or more", f"missing: {missing}",
-    )  # fmt: skip
+        f"approach {approach}",
+        f"{len(computes)} usable budgets ({found})",
+        f"{_LEAST_RUNGS} or more",
+        f"missing: {missing}",
+    )

@@ -119,9 +119,11 @@ def _values(rows: Sequence[Row], spec: str, source: str) -> Array:
     if bad.any():
         where = [f"{row['row']} ({row[name]!r})" for row, b in zip(rows, bad, strict=True) if b]
         raise UserError(
-            source, f"{name} in row {_listed(where)}", "positive finite numbers",
+            source,
+            f"{name} in row {_listed(where)}",
+            "positive finite numbers",
             "mend these rows, or leave them out with --where",
-        )  # fmt: skip
+        )
     return values
 
 
@@ -161,14 +163,20 @@ def _filled(sizes: dict[str, Array], factor: float | None, source: str) -> dict[
         return {}
     if len(missing) > 1:
         raise UserError(
-            source, f"no columns for {' and '.join(missing)}",
+            source,
+            f"no columns for {' and '.join(missing)}",
             "at most one of params, data, compute missing",
             f"name them by {' '.join(f'--{name}' for name in missing)}",
-        )  # fmt: skip
+        )
     n, d, c = (sizes[name] for name in _SIZES)
     name = missing[0]
-    return {name: {"params": lambda: c / factor / d, "data": lambda: c / factor / n,
-                   "compute": lambda: factor * n * d}[name]()}  # fmt: skip
+    return {
+        name: {
+            "params": lambda: c / factor / d,
+            "data": lambda: c / factor / n,
+            "compute": lambda: factor * n * d,
+        }[name]()
+    }
 
 
 def _holds(row: Row, test: str, source: str) -> bool:

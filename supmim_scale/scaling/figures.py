@@ -38,7 +38,7 @@ _TEX = {
 _BEYOND = 10.0  # how far a law is drawn beyond the dearest point
 
 
-def draw_figures(
+def plot_figures(
     analyses: Sequence[Analysis], gaps: Sequence[Gap], folder: Path
 ) -> dict[str, Path]:
     """Write every figure that the columns allow; captions and the SVGs' paths."""
@@ -71,8 +71,15 @@ def compute_figure(analysis: Analysis) -> Figure | None:
     _law_and_band(axes, analysis, COLOURS[1], "compute-optimal law")
     dearest = points.compute.max()
     axes.axvline(dearest, color=GREY, linewidth=0.8, linestyle=":")
-    axes.annotate("dearest run", (dearest, 1), xycoords=("data", "axes fraction"), fontsize=8,
-                  color=GREY, xytext=(3, -9), textcoords="offset points")  # fmt: skip
+    axes.annotate(
+        "dearest run",
+        (dearest, 1),
+        xycoords=("data", "axes fraction"),
+        fontsize=8,
+        color=GREY,
+        xytext=(3, -9),
+        textcoords="offset points",
+    )
     spread = np.append(points.compute, dearest * _BEYOND)
     lowest = frontier(analysis.fit, spread, analysis.factor).min()
     log_axis(axes, "x", spread)
@@ -87,8 +94,9 @@ def _points_by_size(axes: Axes, analysis: Analysis) -> None:
     if not len(points.params):
         axes.plot(points.compute, points.metric, "o", color=COLOURS[0], alpha=0.7, label="runs")
         return
-    dots = axes.scatter(points.compute, points.metric, c=np.log10(points.params), s=22,
-                        cmap="cividis", label="runs")  # fmt: skip
+    dots = axes.scatter(
+        points.compute, points.metric, c=np.log10(points.params), s=22, cmap="cividis", label="runs"
+    )
     bar = axes.figure.colorbar(dots, ax=axes, pad=0.01)
     low, high = np.log10(points.params.min()), np.log10(points.params.max())
     marks = ticks(10**low, 10**high)
@@ -119,12 +127,26 @@ def iso_flop_figure(analysis: Analysis) -> Figure | None:
         members = list(rung.members)
         colour = _cividis(shade)
         n = points.params[members]
-        axes.plot(n, points.metric[members], MARKERS[i % len(MARKERS)], color=colour, markersize=4,
-                  label=f"{rung.compute:.2g}")  # fmt: skip
+        axes.plot(
+            n,
+            points.metric[members],
+            MARKERS[i % len(MARKERS)],
+            color=colour,
+            markersize=4,
+            label=f"{rung.compute:.2g}",
+        )
         grid = np.geomspace(n.min(), n.max(), 60)
         axes.plot(grid, np.polyval(rung.parabola or (), np.log(grid)), color=colour, linewidth=1.2)
-        axes.plot(rung.params, rung.metric, "*", color=COLOURS[1], markersize=11, zorder=3,
-                  markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
+        axes.plot(
+            rung.params,
+            rung.metric,
+            "*",
+            color=COLOURS[1],
+            markersize=11,
+            zorder=3,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
     axes.plot([], [], "*", color=COLOURS[1], markersize=9, label="minimum")
     members = [i for rung in rungs for i in rung.members]
     log_axis(axes, "x", points.params[members], unit="si")
@@ -175,13 +197,22 @@ def residual_figure(analysis: Analysis) -> Figure:
     figure = Figure()
     axes = figure.subplots()
     percent = 100 * np.expm1(fit.residuals)
-    axes.axhspan(-200 * fit.sigma, 200 * fit.sigma, color=COLOURS[5], alpha=0.2, linewidth=0,
-                 label="two standard deviations")  # fmt: skip
+    axes.axhspan(
+        -200 * fit.sigma,
+        200 * fit.sigma,
+        color=COLOURS[5],
+        alpha=0.2,
+        linewidth=0,
+        label="two standard deviations",
+    )
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.plot(x, percent, "o", color=COLOURS[0], alpha=0.7, markersize=4, label="runs")
     log_axis(axes, "x", x)
-    axes.set(xlabel=_cost_label(points), ylabel=f"{points.metric_name}: measured over law, %",
-             title=f"residuals of {_TEX[fit.law.name]}")  # fmt: skip
+    axes.set(
+        xlabel=_cost_label(points),
+        ylabel=f"{points.metric_name}: measured over law, %",
+        title=f"residuals of {_TEX[fit.law.name]}",
+    )
     axes.legend()
     return figure
 
@@ -197,19 +228,43 @@ def extrapolation_figure(analysis: Analysis) -> Figure | None:
     for i, held in enumerate(analysis.held):
         fitted = 100 * np.expm1(-held.fit.residuals)
         axes.plot(_cost(cheap), fitted, MARKERS[i], color=COLOURS[i], markersize=3, alpha=0.25)
-        axes.plot(_cost(dear), 100 * held.errors, MARKERS[i], color=COLOURS[i], alpha=0.9,
-                  label=f"{held.fit.law.name}: {held.rms:.2%}")  # fmt: skip
+        axes.plot(
+            _cost(dear),
+            100 * held.errors,
+            MARKERS[i],
+            color=COLOURS[i],
+            alpha=0.9,
+            label=f"{held.fit.law.name}: {held.rms:.2%}",
+        )
     edge = float(np.sqrt(_cost(cheap).max() * _cost(dear).min()))
     axes.axvline(edge, color=GREY, linestyle=":", linewidth=0.8)
-    axes.annotate("predicted", (edge, 0), xycoords=("data", "axes fraction"), fontsize=8,
-                  color=GREY, xytext=(3, 4), textcoords="offset points")  # fmt: skip
-    axes.annotate("fitted", (edge, 0), xycoords=("data", "axes fraction"), fontsize=8, ha="right",
-                  color=GREY, xytext=(-3, 4), textcoords="offset points")  # fmt: skip
+    axes.annotate(
+        "predicted",
+        (edge, 0),
+        xycoords=("data", "axes fraction"),
+        fontsize=8,
+        color=GREY,
+        xytext=(3, 4),
+        textcoords="offset points",
+    )
+    axes.annotate(
+        "fitted",
+        (edge, 0),
+        xycoords=("data", "axes fraction"),
+        fontsize=8,
+        ha="right",
+        color=GREY,
+        xytext=(-3, 4),
+        textcoords="offset points",
+    )
     worst = 100 * max(float(np.abs(held.errors).max()) for held in analysis.held)
     axes.set_ylim(-1.5 * worst, 1.5 * worst)
     log_axis(axes, "x", _cost(analysis.points))
-    axes.set(xlabel=_cost_label(dear), ylabel=f"{dear.metric_name}: predicted over measured, %",
-             title=f"fitted on {len(cheap)} runs, asked for the {len(dear)} dearest")  # fmt: skip
+    axes.set(
+        xlabel=_cost_label(dear),
+        ylabel=f"{dear.metric_name}: predicted over measured, %",
+        title=f"fitted on {len(cheap)} runs, asked for the {len(dear)} dearest",
+    )
     axes.legend(title="root mean square")
     return figure
 
@@ -225,13 +280,17 @@ def _cost_label(points: Points) -> str:
 def running_figure(analysis: Analysis) -> Figure | None:
     """How the runs ran: the share of time that waited for input, and MFU where it is known."""
     points = analysis.points
-    found = [(name, values) for name, values in (("data wait", points.data_wait),
-             ("MFU", points.mfu)) if len(values)]  # fmt: skip
+    found = [
+        (name, values)
+        for name, values in (("data wait", points.data_wait), ("MFU", points.mfu))
+        if len(values)
+    ]
     if not found:
         return None
     figure = Figure(figsize=(6.4, 2.8 * len(found)))
-    for axes, (name, values) in zip(figure.subplots(len(found), squeeze=False).flat, found,
-                                    strict=True):  # fmt: skip
+    for axes, (name, values) in zip(
+        figure.subplots(len(found), squeeze=False).flat, found, strict=True
+    ):
         axes.plot(_cost(points), 100 * values, "o", color=COLOURS[0], alpha=0.7)
         log_axis(axes, "x", _cost(points))
         axes.set(xlabel=_cost_label(points), ylabel=f"{name}, %", ylim=(0, None))

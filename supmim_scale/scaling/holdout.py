@@ -54,9 +54,11 @@ def split(points: Points, dear_share: float) -> tuple[Points, Points]:
     is_dear = cost > cut
     if not is_dear.any() or is_dear.all():
         raise UserError(
-            "--hold-out", f"{dear_share:g} of {len(points)} points",
-            "a share between 0 and 1 that leaves cheap and dear points", "try --hold-out 0.25",
-        )  # fmt: skip
+            "--hold-out",
+            f"{dear_share:g} of {len(points)} points",
+            "a share between 0 and 1 that leaves cheap and dear points",
+            "try --hold-out 0.25",
+        )
     return points.take(~is_dear), points.take(is_dear)
 
 

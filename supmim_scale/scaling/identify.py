@@ -13,8 +13,13 @@ from supmim_scale.units import si
 
 SAME_LEVEL = 1.05  # values closer than this factor are one level
 _LEAST_LEVELS = 3  # of sizes, of data sizes: an amplitude, an exponent and a floor to tell apart
-_LEAST_SPAN = {"power": 10.0, "power_floor": 30.0, "saturating": 30.0, "broken": 100.0,
-               "parametric": 4.0}  # fmt: skip
+_LEAST_SPAN = {
+    "power": 10.0,
+    "power_floor": 30.0,
+    "saturating": 30.0,
+    "broken": 100.0,
+    "parametric": 4.0,
+}
 _OFF_LINE = 2.0  # a factor, of data at one size: less, and N and D are one variable
 _UNKNOWN_FACTOR = 10.0  # an inner scale known no better than this is not known
 _NEEDED = ("alpha", "beta", "b")  # exponents that must not be zero within their error
@@ -44,10 +49,11 @@ def require_identified(fit: Fit) -> None:
             which = 1 if name == "beta" else 0
             column = fit.points.inputs(fit.law)[:, which]
             raise _unidentified(
-                fit, f"{name} = {fit.theta[i]:.3g} +- {errors[i]:.2g}",
+                fit,
+                f"{name} = {fit.theta[i]:.3g} +- {errors[i]:.2g}",
                 f"{fit.law.inputs[which]} below {_n(column.min())} or above {_n(column.max())}, "
                 "or more seeds",
-            )  # fmt: skip
+            )
 
 
 def _require_bend(fit: Fit, name: str, bend: float, error: float) -> None:
@@ -55,14 +61,17 @@ def _require_bend(fit: Fit, name: str, bend: float, error: float) -> None:
     compute = fit.points.inputs(fit.law)[:, 0]
     is_outside = bend < compute.min() / _UNKNOWN_FACTOR or name in fit.at_bounds()
     if is_outside or error > np.log(_UNKNOWN_FACTOR):
-        found = f"{name} outside of what was run" if is_outside else (
-            f"{name} anywhere within a factor {np.exp(error):.2g}"
-        )  # fmt: skip
+        found = (
+            f"{name} outside of what was run"
+            if is_outside
+            else (f"{name} anywhere within a factor {np.exp(error):.2g}")
+        )
         raise _unidentified(
-            fit, found,
+            fit,
+            found,
             f"more runs on both sides of the bend, some below {_n(compute.min())} and above "
             f"{_n(compute.max())} {fit.law.inputs[0]}; or take a law without it",
-        )  # fmt: skip
+        )
 
 
 def unsure(fit: Fit) -> list[str]:
@@ -86,9 +95,11 @@ def _floor_name(fit: Fit) -> str | None:
 
 def _unidentified(fit: Fit, found: str, fix: str) -> UserError:
     return UserError(
-        f"law {fit.law.name}", f"data that leave {found}", "data that determine every parameter",
+        f"law {fit.law.name}",
+        f"data that leave {found}",
+        "data that determine every parameter",
         f"missing: {fix}",
-    )  # fmt: skip
+    )
 
 
 def levels(values: Array) -> Array:
@@ -106,10 +117,11 @@ def _require_points(law: Law, inputs: Array) -> None:
     wanted = len(law.parameters) + 1
     if distinct < wanted:
         raise UserError(
-            f"law {law.name}", f"{distinct} distinct {' x '.join(law.inputs)}",
+            f"law {law.name}",
+            f"{distinct} distinct {' x '.join(law.inputs)}",
             f"at least {wanted}, one more than its {len(law.parameters)} parameters",
             f"missing: {wanted - distinct} more rungs, for instance {_more(law, inputs)}",
-        )  # fmt: skip
+        )
 
 
 def _more(law: Law, inputs: Array) -> str:
@@ -122,16 +134,20 @@ def _require_levels(law: Law, name: str, values: Array) -> None:
     if len(found) < _LEAST_LEVELS:
         low, high = _n(values.min() / 3), _n(values.max() * 3)
         raise UserError(
-            f"law {law.name}", f"{len(found)} distinct {name} ({', '.join(map(_n, found))})",
-            f"at least {_LEAST_LEVELS}", f"missing: runs at {name} about {low} or {high}",
-        )  # fmt: skip
+            f"law {law.name}",
+            f"{len(found)} distinct {name} ({', '.join(map(_n, found))})",
+            f"at least {_LEAST_LEVELS}",
+            f"missing: runs at {name} about {low} or {high}",
+        )
     least = _LEAST_SPAN[law.name]
     if span < least:
         low, high = _n(values.max() / least), _n(values.min() * least)
         raise UserError(
-            f"law {law.name}", f"{name} over a factor {span:.3g}", f"a factor {least:g} or more",
+            f"law {law.name}",
+            f"{name} over a factor {span:.3g}",
+            f"a factor {least:g} or more",
             f"missing: runs at {name} of {low} or below, or of {high} or above",
-        )  # fmt: skip
+        )
 
 
 def _require_off_line(law: Law, inputs: Array) -> None:
@@ -151,7 +167,7 @@ def _require_off_line(law: Law, inputs: Array) -> None:
             f"data that differ by a factor {_OFF_LINE:g} or more at one size",
             f"missing: params {_n(small)} with data {_n(many)}, params {_n(large)} with data "
             f"{_n(few)}",
-        )  # fmt: skip
+        )
 
 
 def _n(value: float) -> str:

@@ -89,9 +89,13 @@ def _decisive(fit: Fit, name: str, end: str, order: Ints, thetas: Array) -> Deci
             return None
         points = order[:left_out]
         return Decisive(
-            name, end,
+            name,
+            end,
             tuple(fit.points.labels[i] for i in points),
             tuple(float(fit.points.metric[i]) for i in points),
-            len(fit.points), float(fit.theta[at]), float(thetas[left_out, at]), float(moved),
-        )  # fmt: skip
+            len(fit.points),
+            float(fit.theta[at]),
+            float(thetas[left_out, at]),
+            float(moved),
+        )
     return None

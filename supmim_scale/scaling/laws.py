@@ -168,17 +168,30 @@ class _Broken(Law):
     def box(self, x: Array, log_y: Array) -> tuple[Array, Array, Array, Array]:
         low, high = float(x.min()), float(x.max())
         third = (high - low) / 3
-        return _boxes([
-            _amplitude(log_y), (-1.0, _STEEPEST, 0.0, 0.5), (-_STEEPEST, _STEEPEST, -0.5, 1.0),
-            (low, high, low + third, high - third), (-3.0, 1.5, -2.0, 0.5), _floor(log_y),
-        ])  # fmt: skip
+        return _boxes(
+            [
+                _amplitude(log_y),
+                (-1.0, _STEEPEST, 0.0, 0.5),
+                (-_STEEPEST, _STEEPEST, -0.5, 1.0),
+                (low, high, low + third, high - third),
+                (-3.0, 1.5, -2.0, 0.5),
+                _floor(log_y),
+            ]
+        )
 
     def published(self, theta: Array, centre: Array) -> Array:
         b, c0, c1, log_d, log_f, a0 = np.moveaxis(theta, -1, 0)
         return np.stack(
-            [np.exp(b + c0 * centre[0]), c0, c1, np.exp(log_d + centre[0]), np.exp(log_f),
-             np.exp(a0)], axis=-1,
-        )  # fmt: skip
+            [
+                np.exp(b + c0 * centre[0]),
+                c0,
+                c1,
+                np.exp(log_d + centre[0]),
+                np.exp(log_f),
+                np.exp(a0),
+            ],
+            axis=-1,
+        )
 
 
 LAWS: dict[str, Law] = {
@@ -186,25 +199,35 @@ LAWS: dict[str, Law] = {
     for law in (
         _Power("power", "A C^-alpha", "a straight line in log-log", ("compute",), ("A", "alpha")),
         _PowerFloor(
-            "power_floor", "A C^-alpha + E", "Henighan et al. 2020 (arXiv 2010.14701), eq. 1.1",
-            ("compute",), ("A", "alpha", "E"),
+            "power_floor",
+            "A C^-alpha + E",
+            "Henighan et al. 2020 (arXiv 2010.14701), eq. 1.1",
+            ("compute",),
+            ("A", "alpha", "E"),
         ),
         _Saturating(
-            "saturating", "a (C + d)^-b + c", "Zhai et al. 2022 (arXiv 2106.04560)",
-            ("compute",), ("a", "b", "d", "c"),
+            "saturating",
+            "a (C + d)^-b + c",
+            "Zhai et al. 2022 (arXiv 2106.04560)",
+            ("compute",),
+            ("a", "b", "d", "c"),
         ),
         _Parametric(
-            "parametric", "E + A N^-alpha + B D^-beta",
+            "parametric",
+            "E + A N^-alpha + B D^-beta",
             "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3",
-            ("params", "data"), ("A", "alpha", "B", "beta", "E"),
+            ("params", "data"),
+            ("A", "alpha", "B", "beta", "E"),
         ),
         _Broken(
-            "broken", "a0 + b C^-c0 (1 + (C/d1)^(1/f1))^(-c1 f1)",
+            "broken",
+            "a0 + b C^-c0 (1 + (C/d1)^(1/f1))^(-c1 f1)",
             "Caballero et al. 2023 (arXiv 2210.14891), one break",
-            ("compute",), ("b", "c0", "c1", "d1", "f1", "a0"),
+            ("compute",),
+            ("b", "c0", "c1", "d1", "f1", "a0"),
         ),
     )
-}  # fmt: skip
+}
 
 
 def find_law(name: str) -> Law:

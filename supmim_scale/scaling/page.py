@@ -40,9 +40,16 @@ code { font-size: 0.85rem; overflow-wrap: anywhere; }
 
 
 def write_page(
-    analyses: Sequence[Analysis], gaps: Sequence[Gap], figures: Mapping[str, Path], path: Path,
-    *, title: str, inputs: Mapping[str, str], seed: int, manifest: str = "",
-) -> Path:  # fmt: skip
+    analyses: Sequence[Analysis],
+    gaps: Sequence[Gap],
+    figures: Mapping[str, Path],
+    path: Path,
+    *,
+    title: str,
+    inputs: Mapping[str, str],
+    seed: int,
+    manifest: str = "",
+) -> Path:
     """Write the page; `figures` are SVG files by caption, `inputs` digests by name, `manifest` the
     study's text."""
     parts = [
@@ -84,12 +91,13 @@ def _section(analysis: Analysis) -> str:
     ]
     for title, heads, rows in (
         ("Held out", ("law", "error", "mean", "dear points"), held_table(analysis)),
-        ("Compute-optimal: N grows as C^a, D as C^b",
-         ("by", "a", "b"), allocation_table(analysis)),
-        ("What a budget would buy",
-         ("FLOPs", "over the dearest", fit.points.metric_name, "N", "D"),
-         purchase_table(analysis)),
-    ):  # fmt: skip
+        ("Compute-optimal: N grows as C^a, D as C^b", ("by", "a", "b"), allocation_table(analysis)),
+        (
+            "What a budget would buy",
+            ("FLOPs", "over the dearest", fit.points.metric_name, "N", "D"),
+            purchase_table(analysis),
+        ),
+    ):
         if rows:
             parts += [f"<h3>{escape(title)}</h3>", table(heads, rows)]
     notes = [*map(str, analysis.decisive), *analysis.notes]
@@ -118,8 +126,11 @@ def _figure(caption: str, path: Path) -> str:
 def _origins(inputs: Mapping[str, str], seed: int) -> str:
     versions = {"supmim_scale": __version__, "Python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "scipy", "matplotlib")}
-    rows = [*((f"SHA-256 of {name}", digest) for name, digest in inputs.items()),
-            ("seed", str(seed)), *versions.items()]  # fmt: skip
+    rows = [
+        *((f"SHA-256 of {name}", digest) for name, digest in inputs.items()),
+        ("seed", str(seed)),
+        *versions.items(),
+    ]
     cells = "".join(
         f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in rows
     )

@@ -50,10 +50,17 @@ class Points:
         columns = (self.params, self.data, self.compute, self.data_wait, self.mfu)
         params, data, compute, waits, mfu = (c[kept] if len(c) else c for c in columns)
         return Points(
-            self.metric_name, params, data, compute, self.metric[kept],
+            self.metric_name,
+            params,
+            data,
+            compute,
+            self.metric[kept],
             np.unique(self.clusters[kept], return_inverse=True)[1],
-            tuple(self.arms[i] for i in kept), tuple(self.labels[i] for i in kept), waits, mfu,
-        )  # fmt: skip
+            tuple(self.arms[i] for i in kept),
+            tuple(self.labels[i] for i in kept),
+            waits,
+            mfu,
+        )
 
     def arm(self, name: str) -> "Points":
         """The points of one arm."""
@@ -72,11 +79,18 @@ class Points:
 
 
 def make_points(
-    metric: Array, *, params: Array | None = None, data: Array | None = None,
-    compute: Array | None = None, clusters: Ints | None = None,
-    arms: tuple[str, ...] | None = None, labels: tuple[str, ...] | None = None,
-    metric_name: str = "loss", data_wait: Array | None = None, mfu: Array | None = None,
-) -> Points:  # fmt: skip
+    metric: Array,
+    *,
+    params: Array | None = None,
+    data: Array | None = None,
+    compute: Array | None = None,
+    clusters: Ints | None = None,
+    arms: tuple[str, ...] | None = None,
+    labels: tuple[str, ...] | None = None,
+    metric_name: str = "loss",
+    data_wait: Array | None = None,
+    mfu: Array | None = None,
+) -> Points:
     """Points in their one order: by compute, size, data, arm, metric, label."""
     num = len(metric)
     n, d, c = (_floats(column) for column in (params, data, compute))
@@ -92,9 +106,17 @@ def make_points(
     ]
     order = np.lexsort(keys)
     points = Points(
-        metric_name, n, d, c, _floats(metric), clusters, arms, labels, _floats(data_wait),
+        metric_name,
+        n,
+        d,
+        c,
+        _floats(metric),
+        clusters,
+        arms,
+        labels,
+        _floats(data_wait),
         _floats(mfu),
-    ).take(order)  # fmt: skip
+    ).take(order)
     return replace(points, clusters=_as_they_come(points.clusters))
 
 

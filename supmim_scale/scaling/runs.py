@@ -22,9 +22,11 @@ def find_runs(folders: list[Path]) -> list[Path]:
         runs = [folder] if is_run(folder) else below
         if not runs:
             raise UserError(
-                str(folder), "no run.json in it or below it", "runs, or a CSV or Parquet table",
+                str(folder),
+                "no run.json in it or below it",
+                "runs, or a CSV or Parquet table",
                 "check the path",
-            )  # fmt: skip
+            )
         found += runs
     return found
 
@@ -77,6 +79,10 @@ def _last_rows(run_dir: Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(str(path), "a broken line", "JSON lines", "let the run go on") from None
     if not {"start", "train"} <= last.keys():
-        raise UserError(str(run_dir), "no training step in log.jsonl", "a finished run",
-                        "let it finish, or leave it out")  # fmt: skip
+        raise UserError(
+            str(run_dir),
+            "no training step in log.jsonl",
+            "a finished run",
+            "let it finish, or leave it out",
+        )
     return last

@@ -62,19 +62,28 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "covariance": draws.covariance().tolist() if draws else None,
         "residuals": dict(zip(fit.points.labels, fit.residuals.tolist(), strict=True)),
         "held_out": [
-            {"law": held.fit.law.name, "dear_points": len(held.dear), "rms": held.rms,
-             "bias": held.bias, "parameters": held.fit.values}
+            {
+                "law": held.fit.law.name,
+                "dear_points": len(held.dear),
+                "rms": held.rms,
+                "bias": held.bias,
+                "parameters": held.fit.values,
+            }
             for held in analysis.held
         ],
         "compute_optimal": [
-            {"approach": a.approach, "exponents": a.exponents,
-             "exponent_intervals": a.exponent_intervals(), "left_out": a.left_out}
+            {
+                "approach": a.approach,
+                "exponents": a.exponents,
+                "exponent_intervals": a.exponent_intervals(),
+                "left_out": a.left_out,
+            }
             for a in analysis.allocations
         ],
         "budgets": [vars(purchase) for purchase in analysis.purchases],
         "decisive_points": [vars(decisive) for decisive in analysis.decisive],
         "notes": analysis.notes,
-    }  # fmt: skip
+    }
 
 
 def parameter_table(analysis: Analysis) -> list[list[str]]:
@@ -99,18 +108,28 @@ def allocation_table(analysis: Analysis) -> list[list[str]]:
     rows = []
     for allocation in analysis.allocations:
         (a, b), ends = allocation.exponents, allocation.exponent_intervals() or (None, None)
-        rows.append([f"approach {allocation.approach}", with_interval(a, ends[0]),
-                     with_interval(b, ends[1])])  # fmt: skip
+        rows.append(
+            [
+                f"approach {allocation.approach}",
+                with_interval(a, ends[0]),
+                with_interval(b, ends[1]),
+            ]
+        )
     return rows
 
 
 def purchase_table(analysis: Analysis) -> list[list[str]]:
     """Budget, how far beyond the dearest run, metric, N and D with intervals."""
     return [
-        [f"{p.compute:.3g}", f"{p.beyond:.3g}", with_interval(p.metric, p.metric_interval),
-         with_interval(p.params, p.params_interval), with_interval(p.data, p.data_interval)]
+        [
+            f"{p.compute:.3g}",
+            f"{p.beyond:.3g}",
+            with_interval(p.metric, p.metric_interval),
+            with_interval(p.params, p.params_interval),
+            with_interval(p.data, p.data_interval),
+        ]
         for p in analysis.purchases
-    ]  # fmt: skip
+    ]
 
 
 def number(value: float | None) -> str:
@@ -140,8 +159,9 @@ def _parameter_rows(analysis: Analysis) -> list[str]:
 
 def _held_rows(analysis: Analysis) -> list[str]:
     rows = held_table(analysis)
-    return [f"{law:12} error {rms:>7}, mean {mean:>7}, {n} dear points"
-            for law, rms, mean, n in rows]  # fmt: skip
+    return [
+        f"{law:12} error {rms:>7}, mean {mean:>7}, {n} dear points" for law, rms, mean, n in rows
+    ]
 
 
 def _allocation_rows(analysis: Analysis) -> list[str]:

@@ -65,9 +65,11 @@ class Allocation:
             name = commands.host_names(self.node_list)[0]
         except UserError as error:
             raise UserError(
-                f"first node of {self.node_list}", error.found, "scontrol, to name it",
+                f"first node of {self.node_list}",
+                error.found,
+                "scontrol, to name it",
                 "export MASTER_ADDR=FIRST_NODE, as the templates do",
-            ) from None  # fmt: skip
+            ) from None
         try:
             socket.getaddrinfo(name, None)
         except socket.gaierror:

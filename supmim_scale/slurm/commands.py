@@ -65,9 +65,14 @@ def _run(
     program = next(word for word in command if word in ("sbatch", "squeue", "scontrol"))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
-            env=environment, input=text,
-        )  # fmt: skip
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_S,
+            env=environment,
+            input=text,
+        )
     except FileNotFoundError:
         raise UserError(program, "no such program", "Slurm", "use a login node") from None
     except subprocess.TimeoutExpired:
@@ -80,7 +85,9 @@ def _run(
         # The last line says it; those before are how it came to that.
         said = [line.replace(f"{program}: error: ", "") for line in done.stderr.splitlines()[-1:]]
         raise UserError(
-            program, "; ".join(said) or f"code {done.returncode}", "Slurm's yes",
+            program,
+            "; ".join(said) or f"code {done.returncode}",
+            "Slurm's yes",
             "change the options of the job",
-        )  # fmt: skip
+        )
     return done.stdout

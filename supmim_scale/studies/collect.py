@@ -43,9 +43,11 @@ def collect(folder: Path, jobs: Mapping[str, JobState]) -> tuple[Path, list[str]
             rows.append({**row, "run": run.name, "requeues": state.requeues})
     if not rows:
         raise UserError(
-            str(folder), f"no run that is over ({'; '.join(left_out[:3])})", "one or more",
+            str(folder),
+            f"no run that is over ({'; '.join(left_out[:3])})",
+            "one or more",
             f"look at supmim-scale jobs {folder}",
-        )  # fmt: skip
+        )
     return _write(rows, folder), left_out
 
 

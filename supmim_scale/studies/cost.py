@@ -8,7 +8,7 @@ from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
 from supmim_scale.errors import UserError, did_you_mean
 from supmim_scale.planner import Cluster, cluster_of
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.speed import MFU, Assumed, step_time
 from supmim_scale.studies.design import Design, DesignedRun
 
@@ -57,7 +57,7 @@ def _cost(
 
 
 def _images_per_s(config: RunConfig, cluster: Cluster, assumed: Assumed) -> float:
-    planned = Planned(config)
+    planned = RecipeMemory(config)
     setting = planned.setting(config, cluster.ranks)
     shape = joint_shape(config, planned.out_features)
     return step_time(setting, cluster, planned.size, shape, assumed).images_per_s

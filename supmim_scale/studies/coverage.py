@@ -44,7 +44,7 @@ def design_points(design: Design) -> Points:
     )
 
 
-def draw_coverage(design: Design, folder: Path) -> Path:
+def plot_coverage(design: Design, folder: Path) -> Path:
     """The runs in the plane of size and data, with lines of equal compute of the dearest arm; the
     PNG's path."""
     points = design_points(design)
@@ -57,12 +57,22 @@ def draw_coverage(design: Design, folder: Path) -> Path:
             mine = points.arm(arm)
             shift = 1 + 0.03 * place  # arms lie on the same points
             marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
-            axes.plot(mine.params * shift, mine.data, marker, markersize=6, color=colour,
-                      label=arm or "runs", alpha=0.8)  # fmt: skip
+            axes.plot(
+                mine.params * shift,
+                mine.data,
+                marker,
+                markersize=6,
+                color=colour,
+                label=arm or "runs",
+                alpha=0.8,
+            )
         log_axis(axes, "x", points.params, unit="si")
         log_axis(axes, "y", points.data, unit="si")
-        axes.set(xlabel="parameters of the encoder", ylabel="images seen",
-                 title=f"{design.name}: {len(points)} runs")  # fmt: skip
+        axes.set(
+            xlabel="parameters of the encoder",
+            ylabel="images seen",
+            title=f"{design.name}: {len(points)} runs",
+        )
         if len(points.arm_names) > 1:
             axes.legend()
         return save(figure, folder, "coverage").with_suffix(".png")
@@ -79,5 +89,13 @@ def _draw_compute(axes, points: Points) -> None:  # type: ignore[no-untyped-def]
         line = rung / flops
         axes.plot(sizes, line, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         label = f"{si(float(f'{rung:.1e}'), 'FLOP')}"
-        axes.annotate(label, (sizes[30], line[30]), fontsize=8, color=GREY, ha="center",
-                      xytext=(0, 4), textcoords="offset points", annotation_clip=True)  # fmt: skip
+        axes.annotate(
+            label,
+            (sizes[30], line[30]),
+            fontsize=8,
+            color=GREY,
+            ha="center",
+            xytext=(0, 4),
+            textcoords="offset points",
+            annotation_clip=True,
+        )

@@ -17,8 +17,20 @@ from supmim_scale.models.flops import step_flops
 
 BUDGETS = ("images", "flops", "images_per_param")
 _AXES = ("sizes", "objectives", "schedules")  # NAME: {key: value} each
-_KEYS = ("name", "recipe", "overrides", *_AXES, "grid", "seeds", "runs", *BUDGETS, "branch", "law",
-         "metric", "cluster")  # fmt: skip
+_KEYS = (
+    "name",
+    "recipe",
+    "overrides",
+    *_AXES,
+    "grid",
+    "seeds",
+    "runs",
+    *BUDGETS,
+    "branch",
+    "law",
+    "metric",
+    "cluster",
+)
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _APART = "\t"  # between the names of an arm's objective and its schedule
 _RESERVED = ("report", "fit", "study.yaml", "manifest.tsv")
@@ -110,8 +122,12 @@ def _combinations(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, st
     if "runs" in tree:
         others = [key for key in (*_AXES, "grid", "seeds", *BUDGETS) if key in tree]
         if others:
-            raise UserError(f"{path}: runs", f"runs beside {others[0]}", "one of them",
-                            "name every run under runs:, or none")  # fmt: skip
+            raise UserError(
+                f"{path}: runs",
+                f"runs beside {others[0]}",
+                "one of them",
+                "name every run under runs:, or none",
+            )
         for name, own in _mapping(tree["runs"], f"{path}: runs").items():
             yield str(name), "", _words(own, f"{path}: runs.{name}")
         return
@@ -125,8 +141,12 @@ def _combinations(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, st
         seeds = _list(tree["seeds"], f"{path}: seeds")
         axes.append([(f"seed{_shown(v)}", {"seed": _shown(v)}) for v in seeds])
     if not axes and not any(key in tree for key in BUDGETS):
-        raise UserError(str(path), "neither axes nor runs", "some",
-                        "write sizes:, grid:, images: and so on, or runs:")  # fmt: skip
+        raise UserError(
+            str(path),
+            "neither axes nor runs",
+            "some",
+            "write sizes:, grid:, images: and so on, or runs:",
+        )
     for parts in itertools.product(*axes):
         keys = [key for _, words in parts for key in words]
         if len(set(keys)) < len(keys):
@@ -169,25 +189,32 @@ def _family(
         steps = run.config().optim.steps
         if steps is None:
             raise UserError(
-                f"run {name}: optim.epochs", "a length in epochs", "optim.steps",
+                f"run {name}: optim.epochs",
+                "a length in epochs",
+                "optim.steps",
                 "set overrides: {optim.epochs: null, optim.steps: N}, or a budget",
-            )  # fmt: skip
+            )
         return [_designed(run, arm, steps)]
     kind, values = budget
     for key in ("optim.steps", "optim.epochs"):
         if words.get(key, "null") != "null":
             raise UserError(
-                f"run {name or kind}: {key}", f"{words[key]} beside {kind}", "one length",
+                f"run {name or kind}: {key}",
+                f"{words[key]} beside {kind}",
+                "one length",
                 f"leave {key} or {kind} out",
-            )  # fmt: skip
+            )
     endless = words | {"optim.epochs": "null", "optim.steps": str(_ENDLESS)}
     config = StudyRun(name, recipe, _overrides(endless)).config()
     one_image = _designed(StudyRun(name, recipe, _overrides(endless)), arm, _ENDLESS)
     per_image = one_image.train_flops / one_image.images
     runs = []
     for value in values:
-        images = {"images": value, "flops": value / per_image,
-                  "images_per_param": value * one_image.params}[kind]  # fmt: skip
+        images = {
+            "images": value,
+            "flops": value / per_image,
+            "images_per_param": value * one_image.params,
+        }[kind]
         steps = max(1, round(images / config.optim.global_batch))
         full = "_".join(part for part in (name, f"{kind}{value:g}") if part)
         own = _overrides(endless | {"optim.steps": str(steps)})
@@ -241,8 +268,9 @@ def _words(overrides: Any, where: str) -> Words:
     words = {str(key): _shown(value) for key, value in _mapping(overrides, where).items()}
     for key, value in words.items():
         if "\t" in key + value or "\n" in key + value:
-            raise UserError(f"{where}.{key}", f"{value!r}", "no tab or line break",
-                            "write it without")  # fmt: skip
+            raise UserError(
+                f"{where}.{key}", f"{value!r}", "no tab or line break", "write it without"
+            )
     return words
 
 
@@ -281,9 +309,11 @@ def _require_names(names: Sequence[str], path: Path) -> None:
     for place, name in enumerate(names):
         if not _NAME.fullmatch(name) or len(name) > _LONGEST or name in _RESERVED:
             raise UserError(
-                f"{path}: {name[:80]}", "a name that no folder can have",
-                f"letters, digits, . _ + -, at most {_LONGEST}", "name the run under runs:",
-            )  # fmt: skip
+                f"{path}: {name[:80]}",
+                "a name that no folder can have",
+                f"letters, digits, . _ + -, at most {_LONGEST}",
+                "name the run under runs:",
+            )
         if name in names[1:place]:
             raise UserError(f"{path}: {name}", "two runs of this name", "one", "change an axis")
 
@@ -295,7 +325,9 @@ def _require_different(runs: Sequence[DesignedRun], path: Path) -> None:
         other = seen.setdefault(digest(one.config), one)
         if other is not one:
             raise UserError(
-                f"{path}: {one.run.name}", f"the same run as {other.run.name}, "
-                f"{one.images // one.config.optim.global_batch} steps", "runs that differ",
+                f"{path}: {one.run.name}",
+                f"the same run as {other.run.name}, "
+                f"{one.images // one.config.optim.global_batch} steps",
+                "runs that differ",
                 "leave one of the two values out",
-            )  # fmt: skip
+            )

@@ -12,7 +12,7 @@ from supmim_scale.build.data import (
     mix_settings,
     num_steps,
     sample_order,
-    skip_policy,
+    skip_rule,
     view_settings,
 )
 from supmim_scale.build.engine import choose_attention, engine_settings
@@ -35,9 +35,7 @@ from supmim_scale.launch.provenance import provenance
 from supmim_scale.launch.world import World
 from supmim_scale.models.losses import class_targets
 from supmim_scale.models.masking import Masks, MaskSpec, draw_masks
-from supmim_scale.models.targets import (
-    PatchTarget,
-)
+from supmim_scale.models.targets import PatchTarget
 from supmim_scale.models.weights import start_from
 from supmim_scale.runs.checkpoints import Checkpoint, PieceReader, newest_whole
 from supmim_scale.runs.folder import CHECKPOINTS, identity_of
@@ -164,7 +162,7 @@ def build_run(
     _record_ds_config(engine, run_dir, world)
     seen = position_of(resumed).samples_seen if resumed else 0
     listed = run_dir / "quarantine" / f"train-{world.rank:05d}.jsonl"
-    quarantine = Quarantine(skip_policy(config), len(train_set), listed)
+    quarantine = Quarantine(skip_rule(config), len(train_set), listed)
     return Run(
         config=config,
         world=world,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from supmim_scale import randomness
-from supmim_scale.build.data import skip_policy, view_settings
+from supmim_scale.build.data import skip_rule, view_settings
 from supmim_scale.build.model import encoder_params, joint_shape, recipe_encoder
 from supmim_scale.config import digest
 from supmim_scale.data.loader import evaluation_batches
@@ -205,7 +205,7 @@ def _measure_top1(
         rank=run.world.rank,
         world_size=run.world.world_size,
         device=run.world.device,
-        quarantine=Quarantine(skip_policy(run.config), len(run.val_set), listed),
+        quarantine=Quarantine(skip_rule(run.config), len(run.val_set), listed),
     )
     row = evaluate(encoder, batches, run.world, len(run.val_set), run.precision)
     row["left_out"] = len(run.val_set) - row["images"]
@@ -261,11 +261,18 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
     flops = step_flops(
         shape, config.engine.activation_checkpointing, config.engine.checkpoint_every_k
     )
-    log.start(run.began.steps_done, {
-        "digest": digest(config), "encoder_params": encoder_params(config),
-        "train_flops_per_image": flops.model, "global_batch": config.optim.global_batch,
-        "attention": run.attention, "world_size": world.world_size, **launched,
-    })  # fmt: skip
+    log.start(
+        run.began.steps_done,
+        {
+            "digest": digest(config),
+            "encoder_params": encoder_params(config),
+            "train_flops_per_image": flops.model,
+            "global_batch": config.optim.global_batch,
+            "attention": run.attention,
+            "world_size": world.world_size,
+            **launched,
+        },
+    )
     views = view_settings(config, world.device)
     engine = config.engine.ds_config if config.engine.kind == "deepspeed" else "plain PyTorch"
     sharding = " (one rank: nothing is sharded)" if world.world_size == 1 else ""

@@ -20,10 +20,16 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, world: World, *,
-        in_background: bool, goes_on: bool, keep_last: int, keep_every: int,
+        self,
+        folder: Path,
+        world: World,
+        *,
+        in_background: bool,
+        goes_on: bool,
+        keep_last: int,
+        keep_every: int,
         keep: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder, self._world = folder, world
         self._in_background, self._goes_on = in_background, goes_on
         self._kept = (keep_last, keep_every, keep)

@@ -11,10 +11,10 @@ from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, training_batches
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 
 root, rank, world_size, global_batch, position = sys.argv[1:]
-dataset = open_dataset(Path(root), "train", Layout())
+dataset = open_dataset(Path(root), "train", SampleLayout())
 seen = ReaderPosition.from_json(position)
 seen.require_same_set(len(dataset), dataset.digest)
 batches = training_batches(

@@ -8,7 +8,7 @@ from tfrecord import TFRecordWriter
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.index import IndexPlace, make_index
 from supmim_scale.data.index_table import Table
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 
 
 def tar(path, members, format=tarfile.PAX_FORMAT):
@@ -30,7 +30,7 @@ def tfrecord(path, examples):
 
 def samples(root, pattern="train", **layout):
     """(key, bytes, labels) of every sample, in the index's order."""
-    dataset = open_dataset(root, pattern, Layout(**layout))
+    dataset = open_dataset(root, pattern, SampleLayout(**layout))
     return [
         (dataset.defect(i, "").key, dataset.read(i).tobytes(), dataset.labels_of(i).tolist())
         for i in range(len(dataset))
@@ -39,7 +39,7 @@ def samples(root, pattern="train", **layout):
 
 def scan(path, **layout):
     """(table of one source, what was wrong with it)."""
-    place = IndexPlace(path.parent, Layout(**layout), path.parent / "indexes")
+    place = IndexPlace(path.parent, SampleLayout(**layout), path.parent / "indexes")
     facts = make_index(path, place)
     return Table(facts.index), [(d.key, d.reason) for d in facts.defects]
 

@@ -10,7 +10,7 @@ from test_loader import CPU, SETTINGS, dataset
 
 from supmim_scale.data.loader import Share, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import Quarantine, SkipPolicy
+from supmim_scale.data.quarantine import Quarantine, SkipRule
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import RankError, UserError
 
@@ -59,7 +59,7 @@ def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, shards, damage):
 def skipping(bad, tmp_path, rate, ranks=1, rank=0, count=4, known=()):
     """Ids shown by a rank under the skip policy, its quarantine and the file of it."""
     quarantine = Quarantine(
-        SkipPolicy(True, rate), len(bad), tmp_path / f"quarantine/train-{rank}.jsonl"
+        SkipRule(True, rate), len(bad), tmp_path / f"quarantine/train-{rank}.jsonl"
     )
     order = SampleOrder(bad.sizes, seed=0, lanes=1)
     batches = training_batches(
@@ -133,7 +133,7 @@ def test_a_shard_that_disappears_is_replaced_within_the_rate(tmp_path, shards):
 
 def test_evaluation_leaves_a_skipped_sample_out_and_puts_none_in_its_place(tmp_path, shards):
     bad = one_bad(tmp_path, shards, DAMAGES["code table"])
-    quarantine = Quarantine(SkipPolicy(True, 0.2), len(bad))
+    quarantine = Quarantine(SkipRule(True, 0.2), len(bad))
     batches = evaluation_batches(bad, SETTINGS, batch=1, device=CPU, quarantine=quarantine)
     assert [int(batch.ids_B[0]) for batch in batches] == [0, 1, 2, 3, 4, 6, 7]
 

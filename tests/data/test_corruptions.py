@@ -18,8 +18,8 @@ from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.index import IndexPlace
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.quarantine import Quarantine, SkipPolicy, require_usable
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.quarantine import Quarantine, SkipRule, require_usable
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import RankError, UserError
 
@@ -122,9 +122,9 @@ def test_every_flipped_bit_is_found_by_its_shards_checksum(tmp_path):
 
 def test_damaged_images_are_replaced_in_training_and_every_good_one_is_shown(damaged, tmp_path):
     root, must = damaged
-    dataset = open_dataset(root, "train", Layout())
+    dataset = open_dataset(root, "train", SampleLayout())
     keys = [dataset.defect(i, "").key for i in range(len(dataset))]
-    quarantine = Quarantine(SkipPolicy(True, 1.0), len(dataset), tmp_path / "q.jsonl")
+    quarantine = Quarantine(SkipRule(True, 1.0), len(dataset), tmp_path / "q.jsonl")
     order = SampleOrder(dataset.sizes, seed=0, lanes=4)
     batches = training_batches(
         dataset, order, SETTINGS, Share(19), seed=0, device=CPU, quarantine=quarantine
@@ -142,7 +142,7 @@ def test_damaged_images_are_replaced_in_training_and_every_good_one_is_shown(dam
 @pytest.mark.parametrize("name", ["cut7", "end1", "text3", "cut40"])
 def test_a_damaged_image_stops_where_the_recipe_says_stop(damaged, name):
     root, _ = damaged
-    dataset = open_dataset(root, "train", Layout())
+    dataset = open_dataset(root, "train", SampleLayout())
     (sample,) = (i for i in range(len(dataset)) if dataset.defect(i, "").key == f"{name}.jpg")
     with pytest.raises(RankError, match=rf"\.tar: {name}\.jpg"):
         list(evaluation_batches(dataset, SETTINGS, batch=2, device=CPU, ids=np.array([sample])))
@@ -177,20 +177,20 @@ def shown_keys(dataset):
         SETTINGS,
         batch=8,
         device=CPU,
-        quarantine=Quarantine(SkipPolicy(True, 1.0), len(dataset)),
+        quarantine=Quarantine(SkipRule(True, 1.0), len(dataset)),
     )
     return {dataset.defect(int(i), "").key for batch in batches for i in batch.ids_B}
 
 
 def assert_one_is_left_out(tmp_path, words):
     """Both good neighbours are shown, the bad one is named; stop refuses it in one line."""
-    dataset = open_dataset(tmp_path, "train", Layout(), num_classes=16)
+    dataset = open_dataset(tmp_path, "train", SampleLayout(), num_classes=16)
     assert shown_keys(dataset) == {"good0.jpg", "good1.jpg"}
     (defect,) = dataset.defects
     assert words in str(defect)
     with pytest.raises(UserError, match=r"input\.bad_samples=skip"):
-        require_usable(dataset, SkipPolicy())
-    require_usable(dataset, SkipPolicy(True, 0.5))
+        require_usable(dataset, SkipRule())
+    require_usable(dataset, SkipRule(True, 0.5))
 
 
 @pytest.mark.parametrize("text", LABELS.values(), ids=LABELS)
@@ -217,7 +217,7 @@ def test_a_name_that_leaves_its_folder_is_never_a_sample(tmp_path, name):
 def test_a_label_beyond_the_head_costs_its_sample_alone(tmp_path, too_large):
     bad = [("bad.jpg", JPEG), ("bad.cls", str(too_large).encode())]
     tar_of(tmp_path / "train/x.tar", [*good(0), *bad, *good(1)])
-    dataset = open_dataset(tmp_path, "train", Layout(), num_classes=16)
+    dataset = open_dataset(tmp_path, "train", SampleLayout(), num_classes=16)
     assert shown_keys(dataset) == {"good0.jpg", "good1.jpg"}
 
 
@@ -228,7 +228,7 @@ def test_a_tar_cut_anywhere_loses_only_what_is_gone(tmp_path, share):
     tar_of(tmp_path / "train/y.tar", good(9))
     os.truncate(path, int(share * len(members) * (len(JPEG) // 2)))
     size = path.stat().st_size
-    dataset = open_dataset(tmp_path, "train", Layout())
+    dataset = open_dataset(tmp_path, "train", SampleLayout())
     assert [d.reason for d in dataset.defects if not d.key] == ["damaged source"]
     # One sample: a header and the image in whole blocks, a header and the label in one.
     one = 512 + -(-len(JPEG) // 512) * 512 + 1024
@@ -244,7 +244,7 @@ def test_a_file_that_is_no_tar_is_named_and_costs_no_other(tmp_path, content):
 
 
 def index_of(source):
-    return IndexPlace(source.parent, Layout()).index(source)
+    return IndexPlace(source.parent, SampleLayout()).index(source)
 
 
 def empty(index):
@@ -275,25 +275,25 @@ def longer(index):
 def test_a_missing_or_damaged_index_is_made_again(tmp_path, damage):
     tar_of(tmp_path / "train/x.tar", [*good(0), *good(1)])
     tar_of(tmp_path / "train/y.tar", good(9))
-    assert len(open_dataset(tmp_path, "train", Layout())) == 3
+    assert len(open_dataset(tmp_path, "train", SampleLayout())) == 3
     damage(index_of(tmp_path / "train/x.tar"))
-    dataset = open_dataset(tmp_path, "train", Layout())
+    dataset = open_dataset(tmp_path, "train", SampleLayout())
     assert shown_keys(dataset) == {"good0.jpg", "good1.jpg", "good9.jpg"}
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_a_stale_index_is_made_again(tmp_path, number):
     tar_of(tmp_path / "train/x.tar", good(0))
-    assert len(open_dataset(tmp_path, "train", Layout())) == 1
+    assert len(open_dataset(tmp_path, "train", SampleLayout())) == 1
     tar_of(tmp_path / "train/x.tar", [m for i in range(number + 2) for m in good(i)])
-    assert len(open_dataset(tmp_path, "train", Layout())) == number + 2
+    assert len(open_dataset(tmp_path, "train", SampleLayout())) == number + 2
 
 
 @pytest.mark.parametrize("kept", [0, 600, 1500])
 def test_a_shard_cut_after_it_was_indexed_costs_its_lost_samples_alone(tmp_path, kept):
     path = tar_of(tmp_path / "train/x.tar", [*good(0), *good(1)])
     tar_of(tmp_path / "train/y.tar", good(9))
-    dataset = open_dataset(tmp_path, "train", Layout())
+    dataset = open_dataset(tmp_path, "train", SampleLayout())
     os.truncate(path, kept)
     assert shown_keys(dataset) == {"good9.jpg"}
 
@@ -303,13 +303,13 @@ def test_a_shard_that_was_indexed_and_is_gone_is_named_and_keeps_its_place(tmp_p
     index_dir = tmp_path / "indexes" if other_folder else None
     for number, name in enumerate("xyz"):
         tar_of(tmp_path / f"train/{name}.tar", good(number))
-    before = open_dataset(tmp_path, "train", Layout(), index_dir=index_dir)
+    before = open_dataset(tmp_path, "train", SampleLayout(), index_dir=index_dir)
     (tmp_path / "train/y.tar").unlink()
-    dataset = open_dataset(tmp_path, "train", Layout(), index_dir=index_dir)
+    dataset = open_dataset(tmp_path, "train", SampleLayout(), index_dir=index_dir)
     assert (len(dataset), dataset.digest) == (3, before.digest)
     with pytest.raises(UserError, match=r"train/y\.tar: gone \(1 samples"):
-        require_usable(dataset, SkipPolicy())
-    require_usable(dataset, SkipPolicy(True, 0.5))
+        require_usable(dataset, SkipRule())
+    require_usable(dataset, SkipRule(True, 0.5))
     assert shown_keys(dataset) == {"good0.jpg", "good2.jpg"}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.position import ReaderPosition
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 
 SIZES = [701, 833, 1, 765, 850, 799, 777, 813, 790, 1200, 1000, 778, 700]
@@ -70,7 +70,7 @@ class Ranks:
 def test_every_sample_is_seen_once_whatever_is_killed_and_however_many_go_on(root):
     """Nothing is padded: the batch that ends the epoch begins the next one. A step counts when
     all ranks have it; one that was cut short is read again, bit for bit as it would have been."""
-    dataset = open_dataset(root, "train", Layout())
+    dataset = open_dataset(root, "train", SampleLayout())
     assert (len(dataset), len(dataset.shards)) == (10_007, 13)
     rng = random.Random(0)
     committed, seen = [], {}
@@ -102,8 +102,8 @@ from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.readers import Layout
-dataset = open_dataset(Path(sys.argv[1]), "train", Layout())
+from supmim_scale.data.readers import SampleLayout
+dataset = open_dataset(Path(sys.argv[1]), "train", SampleLayout())
 order = SampleOrder(dataset.sizes, 0, 64)
 settings = ViewSettings(ViewSpec(48, 0.5, 0.5), threads=1)
 batches = training_batches(dataset, order, settings, Share(32), seed=0, device=torch.device("cpu"))

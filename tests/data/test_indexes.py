@@ -6,7 +6,7 @@ from sources import example, folder_tree, samples, scan, tfrecord
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.headers import BadImageError
 from supmim_scale.data.index import IndexPlace, load_indexes
-from supmim_scale.data.readers import Layout, reader_named
+from supmim_scale.data.readers import SampleLayout, reader_named
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
 
@@ -15,7 +15,7 @@ def test_a_stale_or_damaged_index_is_made_again(tmp_path):
     path = tmp_path / "x.tar"
     write_shard(path, [("a", b"one", "jpg", "1")])
 
-    place = IndexPlace(tmp_path, Layout())
+    place = IndexPlace(tmp_path, SampleLayout())
 
     def load():
         (facts,) = load_indexes([path], place)
@@ -34,8 +34,8 @@ def test_indexes_of_two_readings_lie_side_by_side(tmp_path):
     """A run without labels must not pull the index from under one with labels."""
     (tmp_path / "train").mkdir()
     write_shard(tmp_path / "train/x.tar", [("a", b"one", "jpg", None), ("b", b"two", "jpg", "2")])
-    labelled = open_dataset(tmp_path, "train", Layout())
-    unlabelled = open_dataset(tmp_path, "train", Layout(labelled=False))
+    labelled = open_dataset(tmp_path, "train", SampleLayout())
+    unlabelled = open_dataset(tmp_path, "train", SampleLayout(labelled=False))
     assert (len(labelled), len(unlabelled)) == (1, 2)
     assert labelled.labels_of(0).tolist() == [2]
     assert unlabelled.labels_of(1).tolist() == []
@@ -44,9 +44,9 @@ def test_indexes_of_two_readings_lie_side_by_side(tmp_path):
 def test_an_index_made_anew_under_a_run_is_not_taken_for_the_old_one(tmp_path):
     (tmp_path / "train").mkdir()
     write_shard(tmp_path / "train/x.tar", [("a", b"one", "jpg", "1")])
-    running = open_dataset(tmp_path, "train", Layout())
+    running = open_dataset(tmp_path, "train", SampleLayout())
     write_shard(tmp_path / "train/x.tar", [(k, b"two", "jpg", "1") for k in "ab"])
-    open_dataset(tmp_path, "train", Layout())
+    open_dataset(tmp_path, "train", SampleLayout())
     with pytest.raises(BadImageError, match="made anew while in use"):
         running.read(0)
 
@@ -56,7 +56,7 @@ def test_sources_of_one_name_in_several_folders_are_kept_apart(tmp_path):
         (tmp_path / folder / "shards").mkdir(parents=True)
         write_shard(tmp_path / folder / "shards/0.tar", [(folder, folder.encode(), "jpg", "1")])
     for index_dir in (None, tmp_path / "indexes"):
-        dataset = open_dataset(tmp_path, "*/shards/*.tar", Layout(), index_dir=index_dir)
+        dataset = open_dataset(tmp_path, "*/shards/*.tar", SampleLayout(), index_dir=index_dir)
         assert [dataset.read(i).tobytes() for i in range(2)] == [b"a", b"b"]
         defects = [dataset.defect(i, "bad") for i in range(2)]
         assert [d.source for d in defects] == ["a/shards/0.tar", "b/shards/0.tar"]
@@ -67,16 +67,16 @@ def test_a_glob_takes_no_index_for_a_source(tmp_path):
     (tmp_path / "train").mkdir()
     write_shard(tmp_path / "train/s-0.tar", [("a", b"one", "jpg", "1")])
     for _ in range(3):
-        dataset = open_dataset(tmp_path, "train/s-*", Layout())
+        dataset = open_dataset(tmp_path, "train/s-*", SampleLayout())
         assert (len(dataset), dataset.defects) == (1, [])
 
 
 def test_the_digest_names_what_is_in_a_set(tmp_path):
     """Another file in a listing of the same length is another set."""
     folder_tree(tmp_path)
-    before = open_dataset(tmp_path, "train", Layout("folder"))
+    before = open_dataset(tmp_path, "train", SampleLayout("folder"))
     (tmp_path / "train/n02/1.JPEG").rename(tmp_path / "train/n02/9.JPEG")
-    after = open_dataset(tmp_path, "train", Layout("folder"))
+    after = open_dataset(tmp_path, "train", SampleLayout("folder"))
     assert len(before) == len(after)
     assert before.digest != after.digest
 
@@ -93,7 +93,7 @@ def test_a_link_that_leads_nowhere_is_told_in_one_line(tmp_path):
     write_shard(tmp_path / "train/0.tar", [("a", b"one", "jpg", "1")])
     (tmp_path / "train/1.tar").symlink_to(tmp_path / "gone.tar")
     with pytest.raises(UserError, match=r"1\.tar: found No such file"):
-        open_dataset(tmp_path, "train", Layout())
+        open_dataset(tmp_path, "train", SampleLayout())
 
 
 def test_class_names_may_have_blanks(tmp_path):
@@ -107,7 +107,7 @@ def test_an_index_goes_where_the_recipe_says(tmp_path):
     (tmp_path / "train").mkdir()
     path = tmp_path / "train/x.tar"
     write_shard(path, [("a", b"one", "jpg", "1")])
-    place = IndexPlace(tmp_path, Layout(), tmp_path / "indexes")
+    place = IndexPlace(tmp_path, SampleLayout(), tmp_path / "indexes")
     load_indexes([path], place)
     assert place.index(path).parent == tmp_path / "indexes/train"
     assert place.index(path).is_file()
@@ -118,8 +118,8 @@ def test_many_sources_are_indexed_by_several_processes_alike(tmp_path):
     paths = [tmp_path / f"{i:02}.tar" for i in range(20)]
     for number, path in enumerate(paths):
         write_shard(path, [(f"{number}", b"x" * (number + 1), "jpg", str(number))])
-    one = load_indexes(paths, IndexPlace(tmp_path, Layout(), tmp_path / "one"), workers=1)
-    two = load_indexes(paths, IndexPlace(tmp_path, Layout(), tmp_path / "two"), workers=2)
+    one = load_indexes(paths, IndexPlace(tmp_path, SampleLayout(), tmp_path / "one"), workers=1)
+    two = load_indexes(paths, IndexPlace(tmp_path, SampleLayout(), tmp_path / "two"), workers=2)
     assert [f.num_bytes for f in two] == [f.num_bytes for f in one] == list(range(1, 21))
     assert [f.source for f in two] == paths
 

@@ -16,7 +16,7 @@ from supmim_scale.data.dali import ViewSpec, view_pipeline
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 
 SETTINGS = ViewSettings(ViewSpec(32, 0.5, 0.5), crop_scale=(0.3, 1.0))
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def dataset(shards, split="train"):
-    return open_dataset(shards, split, Layout(), num_classes=16)
+    return open_dataset(shards, split, SampleLayout(), num_classes=16)
 
 
 def test_a_view_is_what_pil_makes_of_the_same_window(shards):
@@ -86,7 +86,7 @@ def test_exif_orientation_is_left_alone_as_in_pil(tmp_path):
     pixels[:, :32] = 255
     Image.fromarray(pixels).save(folder / "x.jpg", exif=exif, quality=95)
     assert main(["data", "pack", str(tmp_path / "images"), str(tmp_path / "out/train")]) == 0
-    packed = open_dataset(tmp_path / "out", "train", Layout())
+    packed = open_dataset(tmp_path / "out", "train", SampleLayout())
     (batch,) = evaluation_batches(packed, SETTINGS, batch=1, device=CPU)
     left, right = batch.images_BCHW[0, :, :, 2].mean(), batch.images_BCHW[0, :, :, -3].mean()
     assert left > 0.9

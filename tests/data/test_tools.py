@@ -14,7 +14,7 @@ from conftest import ROOT
 from supmim_scale.cli.main import main
 from supmim_scale.data.classes import load_classes, timm_lists
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
 from supmim_scale.files.checksums import sha256_of
@@ -26,7 +26,7 @@ def run(*arguments):
 
 def contents(root, pattern="train", **layout):
     """Sorted (bytes, labels) of every sample."""
-    dataset = open_dataset(root, pattern, Layout(**layout))
+    dataset = open_dataset(root, pattern, SampleLayout(**layout))
     return sorted((dataset.read(i).tobytes(), dataset.labels_of(i).tolist())
                   for i in range(len(dataset)))  # fmt: skip
 
@@ -34,7 +34,7 @@ def contents(root, pattern="train", **layout):
 @pytest.fixture
 def photos(tmp_path, shards):
     """The same 24 images of 3 classes as a folder a class, a CSV and WebDataset shards."""
-    train = open_dataset(shards, "train", Layout())
+    train = open_dataset(shards, "train", SampleLayout())
     rows = ["path,label"]
     for number in range(24):
         name = f"class{number % 3}/{number}.jpg"
@@ -52,7 +52,7 @@ def test_pack_takes_every_kind_of_set_and_loses_nothing(photos, capsys):
         options = [*reader, "--shard-size", 10, "--workers", 1]
         assert run("data", "pack", photos / source, out, *options) == 0
         assert "24 images in 3 shards" in capsys.readouterr().out
-        packed = open_dataset(photos, out.name, Layout())
+        packed = open_dataset(photos, out.name, SampleLayout())
         assert packed.sizes.tolist() == [10, 10, 4]
         assert contents(photos, out.name) == expected
         assert {len(np.unique([packed.labels_of(i)[0] for i in range(10)]))} == {3}
@@ -108,7 +108,7 @@ def test_pack_stops_at_a_bad_image_or_leaves_it_out_and_lists_it(photos, capsys)
     assert "23 images in 3 shards, 1 left out" in capsys.readouterr().out
     (line,) = (photos / "q2/quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == "tree/class1/1.jpg"
-    assert sum(open_dataset(photos, "q2", Layout()).sizes) == 23
+    assert sum(open_dataset(photos, "q2", SampleLayout()).sizes) == 23
 
 
 def test_pack_refuses_a_row_that_leaves_the_folder_before_writing(tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_verify_finds_flipped_bits_by_the_checksum(photos, capsys):
     assert run("data", "pack", photos / "tree", photos / "v/train", "--workers", 1) == 0
     path = photos / "v/train/train-000000.tar"
     data = bytearray(path.read_bytes())
-    whole = open_dataset(photos / "v", "train", Layout())
+    whole = open_dataset(photos / "v", "train", SampleLayout())
     place = data.index(whole.read(0).tobytes()) + len(whole.read(0)) // 2
     data[place] ^= 1
     path.write_bytes(data)
@@ -178,7 +178,7 @@ def test_verify_keeps_shards_of_one_name_apart(photos, capsys):
 
 
 def test_what_verify_quarantines_training_replaces(tmp_path, shards, capsys):
-    whole = open_dataset(shards, "train", Layout())
+    whole = open_dataset(shards, "train", SampleLayout())
     images = [whole.read(i).tobytes() for i in range(16)]
     for split, broken, wrong in (("train", images[3][:-100], "99"), ("val", images[3], "0")):
         (tmp_path / split).mkdir()
@@ -231,7 +231,7 @@ def test_index_counts_and_shows_what_it_leaves_out(tmp_path, capsys):
 def test_stats_warn_where_shards_are_sorted_and_do_not_where_they_are_packed(
     tmp_path, shards, capsys
 ):
-    whole = open_dataset(shards, "train", Layout())
+    whole = open_dataset(shards, "train", SampleLayout())
     (tmp_path / "train").mkdir()
     by_class = sorted(range(96), key=lambda i: whole.labels_of(i)[0])
     for number in range(4):

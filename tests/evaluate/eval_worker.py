@@ -13,8 +13,8 @@ import torch
 
 from supmim_scale.evaluate import features
 from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.request import Wanted
-from supmim_scale.evaluate.run import measure
+from supmim_scale.evaluate.request import Request
+from supmim_scale.evaluate.run import run_evaluation
 from supmim_scale.evaluate.segment import SegmentSettings
 from supmim_scale.evaluate.subject import open_subject
 from supmim_scale.launch.join import join_world, leave_world
@@ -27,8 +27,8 @@ def rows(run_dir, out, masks, sets, world):
         subject = open_subject(run_dir, None, None, [f"data.val={name}"])
         folder = Path(out) / f"{world.world_size}-{number}"
         segment = SegmentSettings(Path(masks), steps=3, batch=4, classes=3)
-        wanted = Wanted(KnnSettings(5), "lbfgs", True, True, segment=segment, out=folder)
-        found.append(measure(subject, wanted, world))
+        wanted = Request(KnnSettings(5), "lbfgs", True, True, segment=segment, out=folder)
+        found.append(run_evaluation(subject, wanted, world))
     return found
 
 

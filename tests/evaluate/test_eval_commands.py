@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from supmim_scale.cli.main import main
 from supmim_scale.data.dataset import open_dataset
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.evaluate.subject import Subject, open_subject
 from supmim_scale.models.weights import read_weights, save_weights
 
@@ -238,7 +238,7 @@ def test_features_that_are_not_finite_are_one_line_that_names_an_image(run_dir, 
 
 def as_folders(shards, root, name_of, count=33):
     """Held-out images in a folder a class."""
-    held_out = open_dataset(shards, "val", Layout())
+    held_out = open_dataset(shards, "val", SampleLayout())
     for i in range(count):
         folder = root / name_of(int(held_out.labels_of(i)[0]))
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.evaluate import knn
 from supmim_scale.evaluate.classify import hits, ranked
 from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.knn import (  # fmt: skip
+from supmim_scale.evaluate.knn import (
     PLAIN_K,
     KnnSettings,
     knn_figures,

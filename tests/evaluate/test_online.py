@@ -7,16 +7,16 @@ import pytest
 import torch
 from conftest import SMALL
 from eval_fixture import ALONE
-from supmim_scale.runs.weights import keep_best
-from supmim_scale.train.meters import StepClock
 
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.while_training import online_knn
 from supmim_scale.launch.signals import Stopper
 from supmim_scale.models.weights import read_weights, save_weights
+from supmim_scale.runs.weights import keep_best
 from supmim_scale.train.build import build_run
 from supmim_scale.train.loop import train
+from supmim_scale.train.meters import StepClock
 from supmim_scale.train.resume import Start
 
 pytestmark = pytest.mark.usefixtures("one_thread")

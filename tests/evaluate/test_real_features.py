@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import evaluation_batches
-from supmim_scale.data.readers import Layout
+from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
 from supmim_scale.evaluate.features import Features
@@ -60,7 +60,7 @@ def test_figures_of_real_features_are_scikit_learns(run_dir, cli, monkeypatch):
 
 
 def test_several_labels_an_image_have_a_mean_average_precision(shards, tmp_path, cli):
-    held_out = open_dataset(shards, "val", Layout())
+    held_out = open_dataset(shards, "val", SampleLayout())
     (tmp_path / "val").mkdir()
     labels = [[i % 5, i % 7 + 5] for i in range(33)]
     write_shard(tmp_path / "val/x.tar", (
@@ -72,7 +72,7 @@ def test_several_labels_an_image_have_a_mean_average_precision(shards, tmp_path,
     subject = open_subject(str(run_dir), None, None, [])
     cpu = torch.device("cpu")
     batches = evaluation_batches(
-        open_dataset(tmp_path, "val", Layout()), subject.view_settings(cpu), batch=33, device=cpu
+        open_dataset(tmp_path, "val", SampleLayout()), subject.view_settings(cpu), batch=33, device=cpu
     )
     with torch.no_grad():
         (scores,) = (subject.encoder.eval()(batch.images_BCHW) for batch in batches)

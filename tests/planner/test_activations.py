@@ -12,7 +12,7 @@ from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.planner.activations import ActivationModel, deep_trace
 from supmim_scale.planner.live import LiveBytes, storages_bytes
 from supmim_scale.planner.reduction import Reduction
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.sharding import Sharding
 from supmim_scale.planner.trace import Numerics, fake_trace, input_tensors
 
@@ -95,7 +95,7 @@ def test_a_deep_model_is_as_its_shallow_ones_say(policy):
 def test_the_fullest_moment_of_stage_2_is_found_wherever_its_bucket_overflows(policy, blocks):
     config = small("model.depth=16")
     arguments = (Numerics(torch.bfloat16), policy, 4, target_features(config))
-    size = Planned(config).size
+    size = RecipeMemory(config).size
     sharding = replace(STAGE_2, reduce_bucket=blocks * size.block_params)
     reduction = Reduction(size, sharding, ranks=1)
     short, whole = (

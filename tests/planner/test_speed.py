@@ -12,7 +12,7 @@ from supmim_scale.planner import cluster_of, find_gpu
 from supmim_scale.planner.cluster import Collective, collective_s, network_bytes_per_s
 from supmim_scale.planner.cost import num_steps, run_cost
 from supmim_scale.planner.plan import weak_scaling
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.speed import Assumed, step_time
 from supmim_scale.planner.traffic import traffic
 
@@ -22,7 +22,7 @@ RECIPE = ["engine.kind=deepspeed", "engine.precision=bf16", "optim.global_batch=
 def planned(*overrides, nodes=2):
     """(what is computed once, setting, cluster of eight GPUs a node, FLOP shape)."""
     config = small(*RECIPE, *overrides)
-    plan, cluster = Planned(config), cluster_of("h100", nodes, 8)
+    plan, cluster = RecipeMemory(config), cluster_of("h100", nodes, 8)
     shape = joint_shape(config, plan.out_features)
     return plan, plan.setting(config, cluster.ranks), cluster, shape
 

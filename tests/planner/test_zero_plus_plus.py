@@ -7,7 +7,7 @@ from small_models import small
 
 from supmim_scale.planner import cluster_of
 from supmim_scale.planner.cluster import collective_s
-from supmim_scale.planner.setting import Planned
+from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.traffic import traffic
 
 HPZ = {"zero_hpz_partition_size": 8}
@@ -23,7 +23,7 @@ def plans(tmp_path_factory):
     path = folder / "mine.json"
     config = small("engine.kind=deepspeed", "engine.precision=bf16", "optim.global_batch=64",
                    f"engine.ds_config={path}")  # fmt: skip
-    plan = Planned(config)
+    plan = RecipeMemory(config)
 
     def setting(*keys):
         zero = {"stage": 3}

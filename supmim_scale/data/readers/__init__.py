@@ -4,6 +4,6 @@ A reader knows how samples lie in one kind of source: `find` lists a split's sou
 makes the table of one. Reading bytes, ordering and decoding know nothing of kinds.
 """
 
-from supmim_scale.data.readers.base import Layout, Reader, reader_named
+from supmim_scale.data.readers.base import Reader, SampleLayout, reader_named
 
-__all__ = ["Layout", "Reader", "reader_named"]
+__all__ = ["Reader", "SampleLayout", "reader_named"]

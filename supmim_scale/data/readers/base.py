@@ -30,7 +30,7 @@ NO_SAMPLE = "empty source"
 
 
 @dataclass(frozen=True)
-class Layout:
+class SampleLayout:
     """How a recipe says its samples lie.
 
     `image`, `label`: names of the TFRecord features, of the list's columns, or of WebDataset's
@@ -70,7 +70,7 @@ class Reader(Protocol):
     def stamp(self, source: Path) -> dict[str, str]:
         """What changes when the source does."""
 
-    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: SampleLayout) -> tuple[pa.Table, list[Defect]]:
         """The table of a source and what could not be used of it; `name` is for messages."""
 
 
@@ -145,6 +145,6 @@ def parse_labels(text: str, ids: Mapping[str, int] | None) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def class_ids(layout: Layout) -> dict[str, int] | None:
+def class_ids(layout: SampleLayout) -> dict[str, int] | None:
     """Ids by class name."""
     return {name: i for i, name in enumerate(layout.classes)} if layout.classes else None

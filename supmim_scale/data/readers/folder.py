@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from supmim_scale.data.index_table import WHOLE_FILE, Defect, Rows
 from supmim_scale.data.readers import base
-from supmim_scale.data.readers.base import Layout
+from supmim_scale.data.readers.base import SampleLayout
 from supmim_scale.errors import UserError, did_you_mean
 
 _LISTING_SEED = 0
@@ -35,7 +35,7 @@ class FolderReader:
         folders = [f"{path.name} {path.stat().st_mtime_ns}" for path in _class_folders(source)]
         return {"folders": hashlib.sha256("\n".join(folders).encode()).hexdigest()}
 
-    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: SampleLayout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`. Raises `UserError` for a folder that is no class."""
         folders = _class_folders(source)
         ids = base.class_ids(layout) or {path.name: i for i, path in enumerate(folders)}
@@ -43,9 +43,11 @@ class FolderReader:
         for folder in folders:
             if layout.labelled and folder.name not in ids:
                 raise UserError(
-                    str(folder), "a folder that is no class", "a name of data.classes",
+                    str(folder),
+                    "a folder that is no class",
+                    "a name of data.classes",
                     did_you_mean(folder.name, ids),
-                )  # fmt: skip
+                )
             rows = Rows(name)
             labels = [ids[folder.name]] if layout.labelled else []
             for entry in sorted(os.scandir(folder), key=lambda e: e.name):

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from supmim_scale.data.index_table import WHOLE_FILE, Defect, Rows
 from supmim_scale.data.readers import base
-from supmim_scale.data.readers.base import Layout
+from supmim_scale.data.readers.base import SampleLayout
 from supmim_scale.data.readers.folder import shuffled
 from supmim_scale.errors import UserError
 
@@ -35,7 +35,7 @@ class ListReader:
         """See `Reader`."""
         return base.file_stamp(source)
 
-    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: SampleLayout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`. Raises `UserError` for a file that is no such list."""
         path, label = layout.image or PATH_COLUMN, layout.label or LABEL_COLUMN
         listed = _read(source, [path, label] if layout.labelled else [path])
@@ -55,7 +55,7 @@ class ListReader:
         return shuffled(samples), defects
 
 
-def _take(rows: Rows, line: int, path: Any, given: Any, layout: Layout) -> None:
+def _take(rows: Rows, line: int, path: Any, given: Any, layout: SampleLayout) -> None:
     """A row of the list, as a sample or as what is wrong with it."""
     key = str(path or "")
     where, ids = f"row {line}: {key}", base.class_ids(layout)
@@ -108,9 +108,11 @@ def require_columns(source: Path, found: list[str], wanted: list[str]) -> None:
     for name in wanted:
         if name not in found:
             raise UserError(
-                str(source), f"columns {', '.join(found)}", f"a column {name}",
+                str(source),
+                f"columns {', '.join(found)}",
+                f"a column {name}",
                 "add it, or name yours with data.image_field and data.label_field",
-            )  # fmt: skip
+            )
 
 
 READER = ListReader()

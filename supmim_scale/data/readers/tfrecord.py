@@ -16,7 +16,7 @@ from tfrecord.example_pb2 import Example
 
 from supmim_scale.data.index_table import Defect, Rows
 from supmim_scale.data.readers import base
-from supmim_scale.data.readers.base import Layout
+from supmim_scale.data.readers.base import SampleLayout
 
 # Names of TensorFlow's own ImageNet converter (tensorflow/tpu, imagenet_to_gcs.py).
 IMAGE_FEATURE = "image/encoded"
@@ -36,7 +36,7 @@ class TFRecordReader:
         """See `Reader`."""
         return base.file_stamp(source)
 
-    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: SampleLayout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`."""
         rows, ids = Rows(name), base.class_ids(layout)
         image, label = layout.image or IMAGE_FEATURE, layout.label or LABEL_FEATURE

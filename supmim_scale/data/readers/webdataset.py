@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from supmim_scale.data.index_table import Defect, Rows
 from supmim_scale.data.readers import base
-from supmim_scale.data.readers.base import Layout
+from supmim_scale.data.readers.base import SampleLayout
 
 LABEL_EXTENSION = "cls"
 
@@ -29,7 +29,7 @@ class WebDatasetReader:
         """See `Reader`."""
         return base.file_stamp(source)
 
-    def scan(self, source: Path, name: str, layout: Layout) -> tuple[pa.Table, list[Defect]]:
+    def scan(self, source: Path, name: str, layout: SampleLayout) -> tuple[pa.Table, list[Defect]]:
         """See `Reader`."""
         rows, parts = Rows(name), _Members()
         _read_headers(source, layout.label or LABEL_EXTENSION, parts, rows)
