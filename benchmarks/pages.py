@@ -8,7 +8,8 @@ Row = dict[str, Any]
 
 BEGIN, END = "<!-- rows: made by a script, not by hand -->", "<!-- end of rows -->"
 # Okabe & Ito 2008, and one more.
-COLORS = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #999999 #000000 #44AA99".split()
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+COLORS += ("#000000", "#44AA99")
 
 
 def read_rows(path: Path, names: tuple[str, ...]) -> list[Row]:
