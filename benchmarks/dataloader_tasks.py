@@ -17,7 +17,8 @@ from nvidia.dali import fn, pipeline_def, types
 
 from supmim_scale import randomness
 from supmim_scale.config import load_config
-from supmim_scale.data.augment import AugmentSettings, draw_augmentations
+from supmim_scale.config.experiment import AugmentConfig
+from supmim_scale.data.augment import draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.headers import read_header
@@ -32,7 +33,7 @@ from supmim_scale.train.build import Run, build_run
 PATTERNS = {"webdataset": "train", "tfrecord": "tfrecord", "folder": "folder", "list": "list.csv"}
 WIDTH, HEIGHT, SIZE, CROP_SCALE = 500, 375, 224, (0.08, 1.0)
 STAGE_BATCH = 32
-NOT_AUGMENTED = AugmentSettings()
+NOT_AUGMENTED = AugmentConfig()
 LEAD = 6  # steps before a block of training: what was decoded ahead in the other kind is used up
 Job = dict[str, Any]
 Row = dict[str, Any]
@@ -107,7 +108,7 @@ def device_of(decoder: str) -> torch.device:
 
 def view_spec(decoder: str, policy: str = "none") -> ViewSpec:
     """Views as the recipes have them."""
-    augment = AugmentSettings(kind=policy)
+    augment = AugmentConfig(kind=policy)
     return ViewSpec(size=SIZE, mean=0.5, std=0.5, decoder=decoder, augment=augment)
 
 
@@ -262,7 +263,7 @@ def window_pipeline(source: Callable[[], tuple[Any, ...]], decoder: str) -> Any:
     )
 
 
-def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentSettings = NOT_AUGMENTED) -> Row:
+def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentConfig = NOT_AUGMENTED) -> Row:
     """What the loader draws for a batch of the bench set."""
     u_BC = randomness.uniform(randomness.CROP, 0, epochs_B, ids_B, DRAWS_PER_CROP)
     windows = [random_window(HEIGHT, WIDTH, CROP_SCALE, u_C) for u_C in u_BC]

@@ -286,6 +286,7 @@ def stall(folder: Path, model: str) -> Row:
     from supmim_scale.build.engine import engine_settings
     from supmim_scale.build.model import recipe_model
     from supmim_scale.config import load_config
+    from supmim_scale.config.running import CheckpointConfig
     from supmim_scale.engine import build_engine
     from supmim_scale.launch.join import join_world, leave_world
     from supmim_scale.train.saver import Saver
@@ -310,9 +311,7 @@ def stall(folder: Path, model: str) -> Row:
     for turn in range(6):
         in_background = turn % 2 == 1
         target = folder / f"stall{turn}"
-        saver = Saver(
-            target, world, in_background=in_background, goes_on=False, keep_last=1, keep_every=0
-        )
+        saver = Saver(target, world, CheckpointConfig(keep_last=1, in_background=in_background))
         began = time.perf_counter()
         saver.save(engine, {"steps_done": turn})
         times[in_background].append(time.perf_counter() - began)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SMALL, command
 
-from supmim_scale.data.augment import AugmentSettings
+from supmim_scale.config.experiment import AugmentConfig
 from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
@@ -40,7 +40,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(shards):
 def test_the_gpu_augments_as_the_cpu_does(shards, kind):
     train = open_dataset(shards, "train", SampleLayout())
     order = SampleOrder(train.sizes, seed=0, lanes=3)
-    augment = AugmentSettings(kind, color_jitter=0.3, erase_prob=0.5)
+    augment = AugmentConfig(kind, color_jitter=0.3, erase_prob=0.5)
 
     def views(decoder, device):
         settings = ViewSettings(ViewSpec(32, 0.5, 0.5, decoder=decoder, augment=augment))

@@ -1,10 +1,12 @@
 import pytest
 
+from supmim_scale.config.experiment import OptimConfig
 from supmim_scale.models.optim import lr_factor_at
 
 
 def curve(schedule, steps=100, **options):
-    return [lr_factor_at(step, steps, schedule, **options) for step in range(steps)]
+    optim = OptimConfig(global_batch=1, lr=1.0, schedule=schedule, **options)
+    return [lr_factor_at(step, steps, optim) for step in range(steps)]
 
 
 def test_warm_up_reaches_the_peak_linearly():
@@ -33,14 +35,15 @@ def test_wsd_is_flat_then_linear_to_zero():
 
 
 def test_rsqrt_halves_when_time_quadruples():
-    at = [lr_factor_at(s, 10**6, "rsqrt", 10, 0, timescale=100) for s in (10, 110, 410, 1610)]
+    optim = OptimConfig(1, 1.0, schedule="rsqrt", warmup_steps=10, rsqrt_timescale=100)
+    at = [lr_factor_at(step, 10**6, optim) for step in (10, 110, 410, 1610)]
     assert at == pytest.approx([1, 1, 0.5, 0.25])
 
 
 def test_the_cool_down_starts_from_the_same_curve():
     """What lets one long run give several compute points."""
     short, long = (
-        curve("rsqrt", 60, cooldown_steps=20, timescale=5),
-        curve("rsqrt", 100, timescale=5),
+        curve("rsqrt", 60, cooldown_steps=20, rsqrt_timescale=5),
+        curve("rsqrt", 100, rsqrt_timescale=5),
     )
     assert short[:41] == long[:41]

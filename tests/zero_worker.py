@@ -7,6 +7,7 @@ The override `poison=STEP` feeds one NaN image in that step.
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -62,6 +63,7 @@ def run(world, overrides):
     of_engine = engine.named_weights(ema=False)
     spec = mask_spec(config, SIDE // 8)
     losses, norms, seen = [], [], []
+    schedule = replace(config.optim, schedule="cosine", warmup_steps=4)
     for step in range(STEPS):
         total = torch.zeros((), dtype=torch.float64)
         for part in range(accumulation):
@@ -77,7 +79,7 @@ def run(world, overrides):
                 ]
             output = engine.forward_backward(*arguments)
             total += output.loss.detach().double() / accumulation / world.world_size
-        engine.apply(config.optim.lr * lr_factor_at(step, STEPS, "cosine", 4))
+        engine.apply(config.optim.lr * lr_factor_at(step, STEPS, schedule))
         losses.append(world.sum(total).item())
         norms.append(engine.grad_norm())
     return {

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 
 from supmim_scale.config.schema import RunConfig
-from supmim_scale.data.augment import AugmentSettings
 from supmim_scale.data.classes import load_classes
 from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.loader import ViewSettings
-from supmim_scale.data.mixing import MixSettings
+from supmim_scale.data.mixing import mixing_group
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.quarantine import SkipRule, read_list, require_usable
 from supmim_scale.data.readers import SampleLayout
@@ -91,7 +90,7 @@ def known_bad(config: RunConfig, train_set: Dataset) -> set[int]:
 def sample_order(config: RunConfig, train_set: Dataset, world_size: int = 1) -> SampleOrder:
     """The order of training samples. Raises `UserError` where strict sharding cannot be had."""
     order = SampleOrder(train_set.sizes, config.seed, config.data.shuffle_shards)
-    if config.input.strict_shards and world_size * mix_settings(config).group > order.lanes:
+    if config.input.strict_shards and world_size * mixing_group(config.augment) > order.lanes:
         raise UserError(
             "input.strict_shards",
             f"{world_size} ranks and {order.lanes} shards read side by side"
@@ -102,17 +101,11 @@ def sample_order(config: RunConfig, train_set: Dataset, world_size: int = 1) -> 
     return order
 
 
-def mix_settings(config: RunConfig) -> MixSettings:
-    """Mixup and CutMix of the recipe."""
-    augment = config.augment
-    return MixSettings(augment.mixup_alpha, augment.cutmix_alpha, augment.cutmix_share)
-
-
 def view_settings(
     config: RunConfig, device: torch.device, decoder: str | None = None
 ) -> ViewSettings:
     """The pipeline's share of a recipe; `auto` decodes on the GPU where there is one."""
-    data, read, augment = config.data, config.input, config.augment
+    data, read = config.data, config.input
     decoder = decoder or read.decoder
     if decoder == "auto":
         decoder = "mixed" if device.type == "cuda" else "cpu"
@@ -126,14 +119,7 @@ def view_settings(
         std=data.std,
         decoder=decoder,
         hw_decoder_load=read.hw_decoder_load,
-        augment=AugmentSettings(
-            kind=augment.kind,
-            num_ops=augment.num_ops,
-            magnitude=augment.magnitude,
-            magnitude_std=augment.magnitude_std,
-            color_jitter=augment.color_jitter,
-            erase_prob=augment.erase_prob,
-        ),
+        augment=config.augment,
     )
     return ViewSettings(
         spec=spec,

@@ -24,25 +24,9 @@ def choose_attention(config: RunConfig, micro_batch: int, precision: str, world:
 def engine_settings(
     config: RunConfig, micro_batch: int, accumulation: int, precision: str, attention: str
 ) -> EngineSettings:
-    """The engine's share of a recipe; `attention` as `choose_attention` gives it."""
-    optim, engine = config.optim, config.engine
-    head_decay = optim.head_weight_decay
+    """What the recipe says to its engine; `attention` as `choose_attention` gives it."""
+    engine = config.engine
+    ds_config = load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None
     return EngineSettings(
-        ds_config=load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None,
-        precision=precision,
-        micro_batch=micro_batch,
-        accumulation=accumulation,
-        policy=engine.activation_checkpointing,
-        every_k=engine.checkpoint_every_k,
-        fp8=engine.fp8,
-        compiles=engine.compile,
-        attention=attention,
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        head_weight_decay=optim.weight_decay if head_decay is None else head_decay,
-        layer_decay=optim.layer_decay,
-        clip_grad_norm=optim.clip_grad_norm,
-        ema_decay=optim.ema_decay,
+        engine, config.optim, ds_config, precision, micro_batch, accumulation, attention
     )

@@ -38,15 +38,11 @@ def recipe_model(config: RunConfig, out_features: int) -> JointModel:
     torch.manual_seed(config.seed)
     return build_joint(
         recipe_encoder(config),
-        drop_path_kept=config.model.drop_path_kept,
-        layout=config.mim.layout,
-        loss_kind=config.loss.kind,
-        mim_weight=config.mim.weight,
+        config.model,
+        config.loss,
+        config.mim,
         out_features=out_features,
         drawn_ratio=config.mask.ratio_max is not None,
-        decoder_depth=config.model.decoder_depth,
-        decoder_width=config.model.decoder_width,
-        decoder_heads=config.model.decoder_heads,
     )
 
 
@@ -76,8 +72,7 @@ def target_features(config: RunConfig) -> int:
 
 def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
     """How the recipe masks a grid of patches."""
-    mask = config.mask
-    return MaskSpec(grid, mask.kind, mask.ratio, mask.ratio_max, mask.ratio_mode)
+    return MaskSpec(grid, config.mask)
 
 
 def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> JointShape:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from supmim_scale.config.fields import doc, required
+from supmim_scale.config.fields import key, required
 
 Layout = Literal["clean_and_masked", "clean_and_masked_tokens", "masked_only"]
 Target = Literal["pixel", "codebook", "vqgan"]
@@ -17,78 +17,94 @@ class ModelConfig:
     """The encoder (timm) and the shallow decoder on top of it."""
 
     name: str = required("a name of our variants table, or any timm VisionTransformer name")
-    num_classes: int = required("outputs of the classification head")
-    image_size: int = doc(224, "side of the square input, pixels; a multiple of the patch size")
-    patch_size: int | None = doc(None, "pixels; null: the named model's")
-    width: int | None = doc(None, "encoder width; null: the named model's")
-    depth: int | None = doc(None, "encoder blocks; null: the named model's")
-    heads: int | None = doc(None, "encoder attention heads; null: the named model's")
-    pool: Literal["avg", "token", "map"] = doc(
+    num_classes: int = required("outputs of the classification head", "[1, inf)", "classes")
+    image_size: int = key(
+        224, "side of the square input; a multiple of the patch size", "[1, inf)", "pixels"
+    )
+    patch_size: int | None = key(None, "side of a patch; null: the model's", "[1, inf)", "pixels")
+    width: int | None = key(None, "encoder width; null: the named model's", "[1, inf)")
+    depth: int | None = key(None, "encoder blocks; null: the named model's", "[1, inf)", "blocks")
+    heads: int | None = key(None, "encoder attention heads; null: the named model's", "[1, inf)")
+    pool: Literal["avg", "token", "map"] = key(
         "avg", "average of patch tokens, class token, or attention pooling (timm global_pool)"
     )
-    class_token: bool = doc(False, "prepend a class token; without one the token count stays N")
-    init_from: str | None = doc(
+    class_token: bool = key(False, "prepend a class token; without one the token count stays N")
+    init_from: str | None = key(
         None,
         "weights that a new run starts from: a safetensors file of a run or of timm, a folder "
         "with model.safetensors, or timm/NAME, which timm fetches (MAE, DINOv2, AugReg, BEiT); "
         "null: random",
     )
-    drop_path: float = doc(0.0, "stochastic depth rate of the last block, linear from 0")
-    drop_path_kept: bool = doc(
+    drop_path: float = key(0.0, "stochastic depth rate of the last block, linear from 0", "[0, 1)")
+    drop_path_kept: bool = key(
         False,
         "compute a block's branches on the kept samples alone, a fixed number of each micro-batch "
         "(DINOv2's), instead of on all with some multiplied by 0 (timm's)",
     )
-    decoder_depth: int = doc(2, "decoder blocks (2 of encoder width: ours, the paper is silent)")
-    decoder_width: int | None = doc(None, "decoder width; null: the encoder's")
-    decoder_heads: int | None = doc(None, "decoder attention heads; null: width / 64, at least 1")
+    decoder_depth: int = key(
+        2, "decoder blocks (2 of encoder width: ours, the paper is silent)", "[0, inf)", "blocks"
+    )
+    decoder_width: int | None = key(None, "decoder width; null: the encoder's", "[1, inf)")
+    decoder_heads: int | None = key(
+        None, "decoder attention heads; null: width / 64, at least 1", "[1, inf)"
+    )
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The classification loss."""
 
-    kind: Literal["softmax", "sigmoid", "none"] = doc(
+    kind: Literal["softmax", "sigmoid", "none"] = key(
         "softmax",
         "softmax cross-entropy (one label an image), sigmoid cross-entropy summed over classes "
         "(any number of labels; head bias starts at -log(num_classes), as in big_vision), or none: "
         "labels are not read and masked image modelling trains alone",
     )
-    label_smoothing: float = doc(0.0, "share of the target spread evenly over the classes")
+    label_smoothing: float = key(
+        0.0, "share of the target spread evenly over the classes", "[0, 1]"
+    )
 
 
 @dataclass(frozen=True)
 class MimConfig:
     """The masked-image-modelling term."""
 
-    weight: float = doc(1.0, "factor of the MIM loss; 0 builds the supervised baseline")
-    layout: Layout = doc(
+    weight: float = key(1.0, "factor of the MIM loss; 0 builds the supervised baseline", "[0, inf)")
+    layout: Layout = key(
         "clean_and_masked",
         "clean_and_masked: clean pass for the classes, second pass over the visible patches; "
         "clean_and_masked_tokens: second pass keeps all positions with mask tokens; "
         "masked_only: one pass with mask tokens serves both losses",
     )
-    target: Target = doc(
+    target: Target = key(
         "codebook",
         "pixel: per-patch normalised pixels, squared error; codebook: nearest of k-means patch "
         "centres, cross-entropy; vqgan: codes of a frozen VQGAN, cross-entropy",
     )
-    codebook_size: int = doc(1024, "k-means centres of the codebook target")
-    codebook_images: int = doc(2048, "training images the codebook is fitted on")
-    vqgan: str | None = doc(None, "folder of a diffusers VQModel with one code a patch")
+    codebook_size: int = key(1024, "k-means centres of the codebook target", "[2, inf)", "centres")
+    codebook_images: int = key(
+        2048, "training images the codebook is fitted on", "[1, inf)", "images"
+    )
+    vqgan: str | None = key(None, "folder of a diffusers VQModel with one code a patch")
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """Which patches are hidden; drawn from (seed, epoch, sample id) alone."""
 
-    kind: Literal["random", "block"] = doc("random", "uniform, or rectangles as in BEiT")
-    ratio: float = doc(0.5, "share of masked patches; the lower end when ratio_max is set")
-    ratio_max: float | None = doc(
-        None, "upper end of the range the ratio is drawn from, a sample at a time; null: fixed"
+    kind: Literal["random", "block"] = key("random", "uniform, or rectangles as in BEiT")
+    ratio: float = key(
+        0.5, "share of masked patches; the lower end when ratio_max is set", "(0, 1)"
     )
-    ratio_mode: float | None = doc(
-        None, "mode of a truncated Gaussian, std 0.25 (MAGE: 0.55 in 0.5-1.0); null: uniform"
+    ratio_max: float | None = key(
+        None,
+        "upper end of the range the ratio is drawn from, a sample at a time; null: fixed",
+        "(0, 1]",
+    )
+    ratio_mode: float | None = key(
+        None,
+        "mode of a truncated Gaussian, std 0.25 (MAGE: 0.55 in 0.5-1.0); null: uniform",
+        "[0, 1]",
     )
 
 
@@ -96,79 +112,117 @@ class MaskConfig:
 class OptimConfig:
     """AdamW, its schedule and the batch it sees."""
 
-    global_batch: int = required("images of one optimizer step over all ranks and micro-batches")
-    lr: float = required("peak learning rate")
-    steps: int | None = doc(None, "optimizer steps; set this or epochs")
-    epochs: float | None = doc(None, "passes over the training set; set this or steps")
-    schedule: Schedule = doc(
+    global_batch: int = required(
+        "images of one optimizer step over all ranks and micro-batches", "[1, inf)", "images"
+    )
+    lr: float = required("peak learning rate", "(0, inf)")
+    steps: int | None = key(None, "optimizer steps; set this or epochs", "[1, inf)", "steps")
+    epochs: float | None = key(
+        None, "passes over the training set; set this or steps", "(0, inf)", "epochs"
+    )
+    schedule: Schedule = key(
         "cosine",
         "cosine to zero; rsqrt: inverse square root with linear cool-down; wsd: constant with "
         "linear cool-down",
     )
-    warmup_steps: int = doc(0, "linear warm-up, steps")
-    cooldown_steps: int = doc(0, "linear cool-down to zero at the end, steps (rsqrt, wsd)")
-    rsqrt_timescale: int = doc(10_000, "steps t0 in sqrt(t0 / max(step, t0)) (rsqrt)")
-    weight_decay: float = doc(0.05, "decoupled; biases, norms, tokens and positions take none")
-    head_weight_decay: float | None = doc(None, "of the classification head; null: weight_decay")
-    beta1: float = doc(0.9, "Adam's first moment")
-    beta2: float = doc(0.95, "Adam's second moment")
-    eps: float = doc(1e-8, "Adam's epsilon")
-    clip_grad_norm: float = doc(1.0, "global gradient norm is clipped to this; 0: no clipping")
-    layer_decay: float = doc(1.0, "learning-rate factor from block to block towards the input")
-    ema_decay: float = doc(0.0, "decay of the weights' moving average a step; 0: no average")
+    warmup_steps: int = key(0, "linear warm-up, steps", "[0, inf)", "steps")
+    cooldown_steps: int = key(
+        0, "linear cool-down to zero at the end, steps (rsqrt, wsd)", "[0, inf)", "steps"
+    )
+    rsqrt_timescale: int = key(
+        10_000, "steps t0 in sqrt(t0 / max(step, t0)) (rsqrt)", "[1, inf)", "steps"
+    )
+    weight_decay: float = key(
+        0.05, "decoupled; biases, norms, tokens and positions take none", "[0, inf)"
+    )
+    head_weight_decay: float | None = key(
+        None, "of the classification head; null: weight_decay", "[0, inf)"
+    )
+    beta1: float = key(0.9, "Adam's first moment", "[0, 1)")
+    beta2: float = key(0.95, "Adam's second moment", "[0, 1)")
+    eps: float = key(1e-8, "Adam's epsilon", "(0, inf)")
+    clip_grad_norm: float = key(
+        1.0, "global gradient norm is clipped to this; 0: no clipping", "[0, inf)"
+    )
+    layer_decay: float = key(
+        1.0, "learning-rate factor from block to block towards the input", "(0, 1]"
+    )
+    ema_decay: float = key(
+        0.0, "decay of the weights' moving average a step; 0: no average", "[0, 1)"
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is read and how a training view is cut from it."""
 
-    name: str = required("name of the data set; it enters the digest, its location does not")
-    reader: Reader = doc(
+    name: str | None = key(
+        None,
+        "name of the data set, which enters the digest as its location does not; null: that of the "
+        "folder input.root",
+    )
+    reader: Reader = key(
         "webdataset",
         "how samples lie: webdataset tars, tfrecord files of tf.train.Example, folder: a folder a "
         "class, list: CSV or Parquet of paths and labels",
     )
-    train: str = doc("train", "folder, file or glob of the training set under input.root")
-    val: str = doc("val", "folder, file or glob of the held-out set under input.root")
-    image_field: str | None = doc(
+    train: str = key("train", "folder, file or glob of the training set under input.root")
+    val: str = key("val", "folder, file or glob of the held-out set under input.root")
+    image_field: str | None = key(
         None, "TFRecord feature (image/encoded) or list column (path) of images; null: those"
     )
-    label_field: str | None = doc(
+    label_field: str | None = key(
         None,
         "TFRecord feature (image/class/label), list column (label) or tar extension (cls) of "
         "labels; null: those",
     )
-    classes: str | None = doc(
+    classes: str | None = key(
         None,
         "class names in the order of their ids: timm/LIST (timm/imagenet22k has 21,841, "
         "timm/imagenet21k_miil_w21 10,450) or a text file; null: labels are ids, folders sorted",
     )
-    shuffle_shards: int = doc(
+    shuffle_shards: int = key(
         64,
         "shards that a global batch is drawn from side by side; a rank reads whole shards where "
         "it is no smaller than the number of ranks (twice that with mixup or cutmix)",
+        "[1, inf)",
+        "shards",
     )
-    crop_scale_min: float = doc(0.08, "smallest area of a random-resized crop, share of the image")
-    crop_scale_max: float = doc(1.0, "largest area of a random-resized crop")
-    flip: bool = doc(True, "mirror half of the training images")
-    eval_crop: float = doc(0.875, "centre crop of the held-out images, share of the shorter side")
-    mean: float = doc(0.5, "subtracted from pixels in [0, 1]")
-    std: float = doc(0.5, "divides pixels after the mean is subtracted")
+    crop_scale_min: float = key(
+        0.08, "smallest area of a random-resized crop, share of the image", "(0, 1]"
+    )
+    crop_scale_max: float = key(1.0, "largest area of a random-resized crop", "(0, 1]")
+    flip: bool = key(True, "mirror half of the training images")
+    eval_crop: float = key(
+        0.875, "centre crop of the held-out images, share of the shorter side", "(0, 1]"
+    )
+    mean: float = key(0.5, "subtracted from pixels in [0, 1]", "[0, 1]")
+    std: float = key(0.5, "divides pixels after the mean is subtracted", "(0, inf)")
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """What is done to a training view's pixels; drawn from (seed, epoch, sample id) alone."""
 
-    kind: Augmentation = doc(
+    kind: Augmentation = key(
         "none",
         "rand_augment, trivial_augment (wide), or three_augment: greyscale, solarise or blur",
     )
-    num_ops: int = doc(2, "operations a view (rand_augment)")
-    magnitude: float = doc(0.3, "share of an operation's range (rand_augment); 9 of 30 is 0.3")
-    magnitude_std: float = doc(0.0, "standard deviation of the magnitude (rand_augment)")
-    color_jitter: float = doc(0.0, "brightness, contrast and saturation vary by up to this share")
-    erase_prob: float = doc(0.0, "share of views with a random rectangle erased to the mean")
-    mixup_alpha: float = doc(0.0, "Beta parameter of mixup; 0: off")
-    cutmix_alpha: float = doc(0.0, "Beta parameter of CutMix; 0: off")
-    cutmix_share: float = doc(0.5, "share of images that take CutMix where mixup is on too")
+    num_ops: int = key(2, "operations a view (rand_augment)", "[1, inf)", "operations")
+    magnitude: float = key(
+        0.3, "share of an operation's range (rand_augment); 9 of 30 is 0.3", "[0, 1]"
+    )
+    magnitude_std: float = key(
+        0.0, "standard deviation of the magnitude (rand_augment)", "[0, inf)"
+    )
+    color_jitter: float = key(
+        0.0, "brightness, contrast and saturation vary by up to this share", "[0, 1]"
+    )
+    erase_prob: float = key(
+        0.0, "share of views with a random rectangle erased to the mean", "[0, 1]"
+    )
+    mixup_alpha: float = key(0.0, "Beta parameter of mixup; 0: off", "[0, inf)")
+    cutmix_alpha: float = key(0.0, "Beta parameter of CutMix; 0: off", "[0, inf)")
+    cutmix_share: float = key(
+        0.5, "share of images that take CutMix where mixup is on too", "[0, 1]"
+    )

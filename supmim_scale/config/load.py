@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from supmim_scale.config.checks import require_consistent
+from supmim_scale.config.fields import Range
 from supmim_scale.config.schema import IDENTITY_SECTIONS, RunConfig
 from supmim_scale.errors import UserError, did_you_mean
 
@@ -60,9 +61,13 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 def config_from(tree: dict[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
     """The checked recipe of a mapping; `where` is for messages. Raises `UserError` as
     `load_config` does."""
+    given = dict[str, str]()
     for override in overrides:
-        _override(tree, override)
+        _override(tree, override, given)
     config: RunConfig = _build(RunConfig, tree, where=where, prefix="")
+    if config.data.name is None:
+        name = Path(config.input.root).absolute().name
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
     require_consistent(config)
     return config
 
@@ -103,13 +108,19 @@ def as_yaml(config: RunConfig) -> str:
     return f"# digest {digest(config)}\n{text}"
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in the raw tree; the value is text, converted by the field's type."""
+def _override(tree: dict[str, Any], override: str, given: dict[str, str]) -> None:
+    """Set one `a.b=value` in the raw tree; the value is text, converted by the field's type.
+    `given` remembers the values of the command line so far."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             "command line", f"'{override}'", "section.key=value", "write, say, optim.lr=0.001"
         )
+    if key in given:
+        raise UserError(
+            f"command line: {key}", f"{given[key]} and {text}", "one value", "delete one of them"
+        )
+    given[key] = text
     *sections, leaf = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -131,23 +142,29 @@ def _build(cls: type, tree: Any, where: str, prefix: str) -> Any:
         raise UserError(
             f"{where}: {prefix[:-1]}", _shown(tree), "a section of keys", "write key: value lines"
         )
-    hints = get_type_hints(cls)
-    for key in tree:
+    hints, specs = get_type_hints(cls), {spec.name: spec for spec in dataclasses.fields(cls)}
+    values = {}
+    for key, value in tree.items():
+        name = f"{'command line' if isinstance(value, _Text) else where}: {prefix}{key}"
         if key not in hints:
-            fix = _meant(str(key), hints)
-            raise UserError(f"{where}: {prefix}{key}", "an unknown key", "a recipe key", fix)
-    values = {
-        key: _build(hints[key], value, where, f"{prefix}{key}.")
-        if dataclasses.is_dataclass(hints[key])
-        else _convert(hints[key], value, f"{where}: {prefix}{key}")
-        for key, value in tree.items()
-    }
-    for spec in dataclasses.fields(cls):
+            raise UserError(name, "an unknown key", "a recipe key", _meant(str(key), hints))
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, where, f"{prefix}{key}.")
+        else:
+            values[key] = _convert(hints[key], value, name)
+            _require_within(specs[key].metadata["range"], values[key], name)
+    for spec in specs.values():
         if spec.name not in values and spec.default is dataclasses.MISSING:
-            meaning = spec.metadata.get("doc", "a section")
+            meaning = spec.metadata.get("meaning", "a section")
             name = f"{where}: {prefix}{spec.name}"
             raise UserError(name, "nothing", meaning, "add the key to the recipe")
     return cls(**values)
+
+
+def _require_within(wanted: Range | None, value: float | None, where: str) -> None:
+    if wanted is not None and value is not None and not wanted.holds(value):
+        key = where.rpartition(": ")[2]
+        raise UserError(where, f"{value:g}", str(wanted), f"set {key} in that range")
 
 
 def _meant(key: str, hints: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 A recipe has two halves. `model`, `loss`, `mim`, `mask`, `optim`, `data`, `augment` and `seed` may
 change the result and are hashed into the digest that names the experiment; `engine`, `input`,
 `log`, `checkpoint` and `watch` say how and where it runs and must not change it (beyond rounding).
-`experiment.py` has the first half, `running.py` the second.
+`experiment.py` has the first half, `running.py` the second; a key's type, default, range, unit
+and meaning stand there in one place.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from supmim_scale.config.experiment import (
     ModelConfig,
     OptimConfig,
 )
-from supmim_scale.config.fields import doc, required
+from supmim_scale.config.fields import key
 from supmim_scale.config.running import (
     CheckpointConfig,
     EngineConfig,
@@ -33,25 +34,27 @@ IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment",
 class About:
     """The recipe's lab note; not part of the run."""
 
-    paper: str = required("paper or table the settings come from, and which are our choice")
-    command: str = required("command that starts it")
-    hardware: str = required("hardware it is meant for")
-    expected: str = required("expected result with its source, or 'not run yet'")
+    paper: str = key("", "paper or table the settings come from, and which are our choice")
+    command: str = key("", "command that starts it")
+    hardware: str = key("", "hardware it is meant for")
+    expected: str = key("", "expected result with its source, or 'not run yet'")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole recipe."""
 
-    about: About
+    about: About = About()
     model: ModelConfig
     optim: OptimConfig
-    data: DataConfig
+    data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     mim: MimConfig = MimConfig()
     mask: MaskConfig = MaskConfig()
     augment: AugmentConfig = AugmentConfig()
-    seed: int = doc(0, "of initialisation, order, crops, augmentation, masks and drop path")
+    seed: int = key(
+        0, "of initialisation, order, crops, augmentation, masks and drop path", "[0, inf)"
+    )
     engine: EngineConfig = EngineConfig()
     input: InputConfig = InputConfig()
     log: LogConfig = LogConfig()

@@ -6,7 +6,6 @@ one of greyscale, solarise and Gaussian blur. Random erasing is Zhong et al. 201
 (arXiv 1708.04896).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from supmim_scale import randomness
+from supmim_scale.config.experiment import AugmentConfig
 
 MAGNITUDES = 31  # steps of an operation's range, as in torchvision
 _BLUR = (0.1, 2.0)  # sigma in pixels, Touvron et al. 2022
@@ -22,37 +22,22 @@ _ASPECT = (0.3, 1 / 0.3)
 _ERASE_TRIES = 10
 
 
-@dataclass(frozen=True)
-class AugmentSettings:
-    """Which augmentations a training view gets; the defaults are none.
+def drawn_names(augment: AugmentConfig) -> tuple[str, ...]:
+    """The pipeline's inputs that an augmentation needs, in order."""
+    policy: dict[str, tuple[str, ...]] = {"none": (), "three_augment": ("ops", "sigmas")}
+    operations = policy.get(augment.kind, ("ops", "magnitudes", "signs"))
+    jitter = ("jitters",) if augment.color_jitter else ()
+    erase = ("erase_anchors", "erase_shapes") if augment.erase_prob else ()
+    return operations + jitter + erase
 
-    `magnitude` and its standard deviation are shares of an operation's range.
-    """
 
-    kind: str = "none"
-    num_ops: int = 2
-    magnitude: float = 0.3
-    magnitude_std: float = 0.0
-    color_jitter: float = 0.0
-    erase_prob: float = 0.0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The pipeline's inputs that these settings need, in order."""
-        policy: dict[str, tuple[str, ...]] = {"none": (), "three_augment": ("ops", "sigmas")}
-        operations = policy.get(self.kind, ("ops", "magnitudes", "signs"))
-        jitter = ("jitters",) if self.color_jitter else ()
-        erase = ("erase_anchors", "erase_shapes") if self.erase_prob else ()
-        return operations + jitter + erase
-
-    @property
-    def num_levels(self) -> int:
-        """Operations of the policy a view gets one after the other."""
-        return {"none": 0, "rand_augment": self.num_ops}.get(self.kind, 1)
+def num_levels(augment: AugmentConfig) -> int:
+    """Operations of the policy that a view gets one after the other."""
+    return {"none": 0, "rand_augment": augment.num_ops}.get(augment.kind, 1)
 
 
 def draw_augmentations(
-    settings: AugmentSettings, num_choices: int, size: int, seed: int, epochs_B: Any, ids_B: Any
+    augment: AugmentConfig, num_choices: int, size: int, seed: int, epochs_B: Any, ids_B: Any
 ) -> dict[str, NDArray[Any]]:
     """Arrays by input name, a row a sample. `num_choices`: operations of the policy; `size`: side
     of the view in pixels."""
@@ -61,31 +46,31 @@ def draw_augmentations(
     def uniform(stream: int, count: int) -> NDArray[np.float64]:
         return randomness.uniform(stream, seed, epochs_B, ids_B, count)
 
-    if settings.kind != "none":
-        levels = settings.num_levels
+    if augment.kind != "none":
+        levels = num_levels(augment)
         u_B3L = uniform(randomness.POLICY, 3 * levels).reshape(-1, 3, levels)
         found["ops"] = (u_B3L[:, 0] * num_choices).astype(np.int32)
-        found["magnitudes"] = _magnitudes(settings, u_B3L[:, 1])
+        found["magnitudes"] = _magnitudes(augment, u_B3L[:, 1])
         found["signs"] = (u_B3L[:, 2] < 0.5).astype(np.int32)
-    if settings.kind == "three_augment":
+    if augment.kind == "three_augment":
         u_B = uniform(randomness.BLUR, 1)[:, 0]
         found["sigmas"] = (_BLUR[0] + u_B * (_BLUR[1] - _BLUR[0])).astype(np.float32)
-    if settings.color_jitter:
+    if augment.color_jitter:
         u_B3 = uniform(randomness.JITTER, 3)
-        found["jitters"] = (1 + settings.color_jitter * (2 * u_B3 - 1)).astype(np.float32)
-    if settings.erase_prob:
+        found["jitters"] = (1 + augment.color_jitter * (2 * u_B3 - 1)).astype(np.float32)
+    if augment.erase_prob:
         u_BC = uniform(randomness.ERASE, 1 + 4 * _ERASE_TRIES)
-        boxes_B4 = np.array([_erased_box(u_C, settings.erase_prob, size) for u_C in u_BC])
+        boxes_B4 = np.array([_erased_box(u_C, augment.erase_prob, size) for u_C in u_BC])
         found["erase_anchors"] = boxes_B4[:, :2].astype(np.float32)
         found["erase_shapes"] = boxes_B4[:, 2:].astype(np.float32)
-    return {name: found[name] for name in settings.names}
+    return {name: found[name] for name in drawn_names(augment)}
 
 
-def _magnitudes(settings: AugmentSettings, u_BL: NDArray[np.float64]) -> NDArray[np.int32]:
+def _magnitudes(augment: AugmentConfig, u_BL: NDArray[np.float64]) -> NDArray[np.int32]:
     """Steps from 0 to `MAGNITUDES` - 1."""
-    if settings.kind == "trivial_augment":
+    if augment.kind == "trivial_augment":
         return (u_BL * MAGNITUDES).astype(np.int32)
-    shares = settings.magnitude + settings.magnitude_std * ndtri(u_BL.clip(1e-12, 1 - 1e-12))
+    shares = augment.magnitude + augment.magnitude_std * ndtri(u_BL.clip(1e-12, 1 - 1e-12))
     steps: NDArray[np.int32] = np.rint(shares.clip(0, 1) * (MAGNITUDES - 1)).astype(np.int32)
     return steps
 

@@ -21,7 +21,8 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from supmim_scale.data.augment import MAGNITUDES, AugmentSettings
+from supmim_scale.config.experiment import AugmentConfig
+from supmim_scale.data.augment import MAGNITUDES, drawn_names, num_levels
 
 Source = Callable[[], tuple[Any, ...]]
 
@@ -86,13 +87,13 @@ class ViewSpec:
     std: float
     decoder: str = "cpu"
     hw_decoder_load: float = 0.65
-    augment: AugmentSettings = AugmentSettings()
+    augment: AugmentConfig = AugmentConfig()
     cubic: bool = False
 
     @property
     def inputs(self) -> dict[str, tuple[Any, int]]:
         """(type, dimensions) of the inputs by name, in the source's order."""
-        return _PLAIN | {name: _DRAWN[name] for name in self.augment.names}
+        return _PLAIN | {name: _DRAWN[name] for name in drawn_names(self.augment)}
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)
@@ -146,7 +147,7 @@ def _augmented(images: Any, given: dict[str, Any], spec: ViewSpec) -> Any:
     options: dict[str, Any] = {"num_magnitude_bins": MAGNITUDES, "fill_value": _GREY_LEVEL}
     if "sigmas" in given:
         options["sigma"] = given["sigmas"]
-    for level in range(settings.num_levels):
+    for level in range(num_levels(settings)):
         strength = 0
         if "signs" in given:
             strength = signed_bin(given["magnitudes"][level], random_sign=given["signs"][level])

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supmim_scale import randomness
-from supmim_scale.data.augment import AugmentSettings, draw_augmentations
+from supmim_scale.config.experiment import AugmentConfig
+from supmim_scale.data.augment import draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, padded_labels
 from supmim_scale.data.feed import Chunk, Draw, Feed, Source, note_undecodable
@@ -132,7 +133,7 @@ def evaluation_batches(
         return _view_inputs(windows, np.zeros(len(chunk.ids_B), dtype=bool))
 
     source = Source(dataset, 0, quarantine or Quarantine(_STOP, len(dataset)), replaces=False)
-    plain = replace(settings, spec=replace(settings.spec, augment=AugmentSettings()))
+    plain = replace(settings, spec=replace(settings.spec, augment=AugmentConfig()))
     return _batches(source, parts, draw, plain, batch, device)
 
 

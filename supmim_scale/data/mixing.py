@@ -14,27 +14,18 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from supmim_scale import randomness
+from supmim_scale.config.experiment import AugmentConfig
 from supmim_scale.hardware.transfer import upload
 
 
-@dataclass(frozen=True)
-class MixSettings:
-    """`mixup` and `cutmix` are the parameters of their Beta distributions, 0 for off;
-    `cutmix_share` of the images take CutMix where both are on."""
+def mixes(augment: AugmentConfig) -> bool:
+    """Whether images are mixed at all."""
+    return bool(augment.mixup_alpha or augment.cutmix_alpha)
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_share: float = 0.5
 
-    @property
-    def is_on(self) -> bool:
-        """Whether images are mixed at all."""
-        return bool(self.mixup or self.cutmix)
-
-    @property
-    def group(self) -> int:
-        """Samples that must stay side by side."""
-        return 2 if self.is_on else 1
+def mixing_group(augment: AugmentConfig) -> int:
+    """Samples that must stay side by side."""
+    return 2 if mixes(augment) else 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Mix:
 
 
 def draw_mix(
-    settings: MixSettings,
+    augment: AugmentConfig,
     size: int,
     seed: int,
     epochs_B: NDArray[np.int64],
@@ -73,9 +64,9 @@ def draw_mix(
 ) -> Mix:
     """How the images of a micro-batch, `size` pixels square, are mixed."""
     u_B4 = randomness.uniform(randomness.MIX, seed, epochs_B, ids_B, 4)
-    cuts_B = u_B4[:, 0] < (settings.cutmix_share if settings.mixup else 1.0)
-    cuts_B &= settings.cutmix > 0
-    alpha_B = np.where(cuts_B, settings.cutmix, settings.mixup)
+    cuts_B = u_B4[:, 0] < (augment.cutmix_share if augment.mixup_alpha else 1.0)
+    cuts_B &= augment.cutmix_alpha > 0
+    alpha_B = np.where(cuts_B, augment.cutmix_alpha, augment.mixup_alpha)
     own_B = betaincinv(alpha_B, alpha_B, u_B4[:, 1])  # the Beta distribution's quantile
     # The box has its centre anywhere and is cut off at the edges; its true area is the share.
     half_B = np.rint(size * np.sqrt(1 - own_B) / 2)

@@ -69,19 +69,14 @@ class Engine(Protocol):
 def build_engine(model: JointModel, settings: EngineSettings, world: World) -> Engine:
     """fp8, then checkpointing, then compiling, then the optimizer over whole parameters, then
     sharding: in this order."""
-    if settings.fp8 != "none":
-        use_fp8_linears(model.block_lists(), settings.fp8, world.device)
-    apply_activation_checkpointing(model.block_lists(), settings.policy, settings.every_k)
-    if settings.compiles:
-        compile_blocks(model.block_lists())
+    engine, stacks = settings.engine, model.block_lists()
+    if engine.fp8 != "none":
+        use_fp8_linears(stacks, engine.fp8, world.device)
+    apply_activation_checkpointing(stacks, settings.policy, engine.checkpoint_every_k)
+    if engine.compile:
+        compile_blocks(stacks)
     model.to(world.device)
-    groups = parameter_groups(
-        model,
-        weight_decay=settings.weight_decay,
-        head_weight_decay=settings.head_weight_decay,
-        layer_decay=settings.layer_decay,
-    )
-    optimizer = build_adamw(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    optimizer = build_adamw(parameter_groups(model, settings.optim), settings.optim)
     if settings.ds_config is not None:
         from supmim_scale.engine.zero import ZeroEngine
 

@@ -27,7 +27,7 @@ class PlainEngine:
         self._grad_norm = torch.tensor(float("nan"))
         params = [p for p in model.parameters() if p.requires_grad]
         self._params = params
-        self._ema = ShardEma(params, settings.ema_decay) if settings.ema_decay else None
+        self._ema = ShardEma(params, settings.optim.ema_decay) if settings.optim.ema_decay else None
 
     def forward_backward(self, *args: Any) -> JointOutput:
         """Losses of one micro-batch; its gradient is added."""
@@ -41,7 +41,7 @@ class PlainEngine:
 
     def apply(self, lr: float) -> None:
         """Clip, update, average; a step with a non-finite gradient is skipped and counted."""
-        limit = self._settings.clip_grad_norm or float("inf")
+        limit = self._settings.optim.clip_grad_norm or float("inf")
         self._grad_norm = torch.nn.utils.clip_grad_norm_(self._params, limit)
         if bool(self._grad_norm.isfinite()):
             set_lr(self._optimizer, lr)

@@ -5,34 +5,36 @@ from typing import Any, Literal
 
 import torch
 
+from supmim_scale.config.experiment import OptimConfig
+from supmim_scale.config.running import EngineConfig
+
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Everything an engine needs beside the model; `ds_config` None: plain PyTorch."""
+    """Two sections of the recipe as they are, and what follows from them on these ranks.
 
+    `ds_config`: DeepSpeed's, None for plain PyTorch. `precision`: fp32 or bf16. `attention`: a
+    kernel by name, or torch.
+    """
+
+    engine: EngineConfig
+    optim: OptimConfig
     ds_config: dict[str, Any] | None
     precision: str
     micro_batch: int
     accumulation: int
-    policy: str
-    every_k: int
-    fp8: str
-    compiles: bool
-    attention: str  # a kernel by name, or torch
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    head_weight_decay: float
-    layer_decay: float
-    clip_grad_norm: float
-    ema_decay: float
+    attention: str
+
+    @property
+    def policy(self) -> str:
+        """What backward recomputes."""
+        return self.engine.activation_checkpointing
 
 
 def resolve_precision(
     precision: Literal["auto", "fp32", "bf16"], device: torch.device
 ) -> Literal["fp32", "bf16"]:
-    """`auto` as the device has it: bf16 on GPUs, fp32 on a CPU."""
+    """Resolve `auto` for this device: bf16 on GPUs, fp32 on a CPU."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" else "fp32"

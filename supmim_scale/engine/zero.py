@@ -51,7 +51,7 @@ class ZeroEngine:
             accumulation=settings.accumulation,
             precision=settings.precision,
             policy=settings.policy,
-            clip_grad_norm=settings.clip_grad_norm,
+            clip_grad_norm=settings.optim.clip_grad_norm,
             block_params=largest_block(model.block_lists()),
         )
         self._stage = self.ds_config["zero_optimization"]["stage"]
@@ -75,7 +75,7 @@ class ZeroEngine:
         if self._stage == 3:
             _gather_outer_parameters_with_root(model)
         shards = _master_shards(self._optimizer)
-        self._ema = ShardEma(shards, settings.ema_decay) if settings.ema_decay else None
+        self._ema = ShardEma(shards, settings.optim.ema_decay) if settings.optim.ema_decay else None
 
     @property
     def skipped_steps(self) -> int:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from supmim_scale.config.experiment import LossConfig, MimConfig, ModelConfig
 from supmim_scale.models.blocks import join_passes
 from supmim_scale.models.decoder import Decoder
 from supmim_scale.models.drop_path import compute_kept_samples
@@ -30,25 +31,22 @@ class JointModel(nn.Module):
 
     Every trainable parameter takes part in every forward: under ZeRO-3 a parameter that gets no
     gradient in a micro-step would silently keep the one before. Built without a decoder
-    (`mim_weight` 0) the classification path is the same to the bit.
+    (`mim.weight` 0) the classification path is the same to the bit.
     """
 
     def __init__(
         self,
         encoder: VisionTransformer,
         decoder: Decoder | None,
+        loss: LossConfig,
+        mim: MimConfig,
         *,
-        layout: str,
-        loss_kind: str,
-        mim_weight: float,
         uses_mask_token: bool,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.layout = layout
-        self.loss_kind = loss_kind
-        self.mim_weight = mim_weight
+        self.layout, self.loss_kind, self.mim_weight = mim.layout, loss.kind, mim.weight
         for stack in self.block_lists():
             join_passes(stack)
         self.mask_token: nn.Parameter | None = None
@@ -116,47 +114,37 @@ class JointModel(nn.Module):
 
 def build_joint(
     encoder: VisionTransformer,
+    model: ModelConfig,
+    loss: LossConfig,
+    mim: MimConfig,
     *,
-    drop_path_kept: bool,
-    layout: str,
-    loss_kind: str,
-    mim_weight: float,
     out_features: int,
     drawn_ratio: bool,
-    decoder_depth: int,
-    decoder_width: int | None,
-    decoder_heads: int | None,
 ) -> JointModel:
     """The joint model around an encoder; the decoder is initialised after it, so that the
-    encoder of the supervised baseline (`mim_weight` 0) starts from the same weights.
+    encoder of the supervised baseline (`mim.weight` 0) starts from the same weights.
 
-    `drawn_ratio`: samples mask different shares, so some masked patches reach the encoder.
+    `out_features`: values predicted a patch. `drawn_ratio`: samples mask different shares, so some
+    masked patches reach the encoder.
     """
     decoder = None
-    drops = layout == "clean_and_masked"
-    if mim_weight:
+    drops = mim.layout == "clean_and_masked"
+    if mim.weight:
         shape = geometry(encoder)
-        width = decoder_width or shape.width
+        width = model.decoder_width or shape.width
         decoder = Decoder(
             shape.num_patches,
             shape.width,
             width,
-            decoder_depth,
-            decoder_heads or default_heads(width),
+            model.decoder_depth,
+            model.decoder_heads or default_heads(width),
             out_features,
             fills_gaps=drops,
         )
-    model = JointModel(
-        encoder,
-        decoder,
-        layout=layout,
-        loss_kind=loss_kind,
-        mim_weight=mim_weight,
-        uses_mask_token=drawn_ratio or not drops,
-    )
-    if drop_path_kept:
+    joint = JointModel(encoder, decoder, loss, mim, uses_mask_token=drawn_ratio or not drops)
+    if model.drop_path_kept:
         compute_kept_samples(encoder)
-    return model
+    return joint
 
 
 def default_heads(width: int) -> int:

@@ -9,6 +9,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from supmim_scale import randomness
+from supmim_scale.config.experiment import MaskConfig
 from supmim_scale.hardware.transfer import upload
 
 _MAGE_STD = 0.25  # Li et al. 2023 (arXiv 2211.09117), section 3.1
@@ -16,18 +17,15 @@ _MAGE_STD = 0.25  # Li et al. 2023 (arXiv 2211.09117), section 3.1
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """How masks are drawn on a `grid` x `grid` field of patches.
+    """How the recipe's `mask` section is drawn on a `grid` x `grid` field of patches.
 
     `ratio_max` set: each sample draws its own ratio between `ratio` and `ratio_max`, uniformly
-    or from a truncated Gaussian around `mode`; only the share `ratio` can then be dropped from
-    the encoder, so that batches keep one shape (MAGE does the same).
+    or from a truncated Gaussian around `ratio_mode`; only the share `ratio` can then be dropped
+    from the encoder, so that batches keep one shape (MAGE does the same).
     """
 
     grid: int
-    kind: str = "random"
-    ratio: float = 0.5
-    ratio_max: float | None = None
-    mode: float | None = None
+    mask: MaskConfig = MaskConfig()
 
     @property
     def num_patches(self) -> int:
@@ -37,7 +35,7 @@ class MaskSpec:
     @property
     def num_dropped(self) -> int:
         """Masked patches every sample has, at least 1; these may be dropped."""
-        return min(self.num_patches - 1, max(1, round(self.ratio * self.num_patches)))
+        return min(self.num_patches - 1, max(1, round(self.mask.ratio * self.num_patches)))
 
     @property
     def num_visible(self) -> int:
@@ -47,7 +45,7 @@ class MaskSpec:
     @property
     def num_predicted(self) -> int:
         """M: patches the decoder predicts, the most that any sample masks."""
-        top = self.ratio if self.ratio_max is None else self.ratio_max
+        top = self.mask.ratio if self.mask.ratio_max is None else self.mask.ratio_max
         return max(self.num_dropped, min(self.num_patches, round(top * self.num_patches)))
 
 
@@ -78,7 +76,7 @@ def draw_masks(
     u_BC = randomness.uniform(randomness.MASK, seed, epochs_B, ids_B, spec.num_patches + 1)
     count_B = _masked_counts(spec, u_BC[:, -1])
     order_BN = np.argsort(u_BC[:, :-1], axis=1)  # a patch's place in it decides its fate
-    if spec.kind == "block":
+    if spec.mask.kind == "block":
         for row, (epoch, sample) in enumerate(zip(epochs_B, ids_B, strict=True)):
             key = (seed, int(epoch), int(sample), spec.num_patches + 1)
             rng = randomness.generator(randomness.MASK, *key)
@@ -95,14 +93,16 @@ def draw_masks(
 
 
 def _masked_counts(spec: MaskSpec, u_B: NDArray[np.float64]) -> NDArray[np.int64]:
-    if spec.ratio_max is None:
+    mask, low, high = spec.mask, spec.mask.ratio, spec.mask.ratio_max
+    if high is None:
         return np.full(len(u_B), spec.num_dropped)
-    if spec.mode is None:
-        ratio_B = spec.ratio + u_B * (spec.ratio_max - spec.ratio)
+    if mask.ratio_mode is None:
+        ratio_B = low + u_B * (high - low)
     else:
         # The truncated normal's quantile; scipy.stats would take half a second to import.
-        low, high = (ndtr((x - spec.mode) / _MAGE_STD) for x in (spec.ratio, spec.ratio_max))
-        ratio_B = spec.mode + _MAGE_STD * ndtri(low + u_B * (high - low))
+        mode = mask.ratio_mode
+        below, above = (ndtr((x - mode) / _MAGE_STD) for x in (low, high))
+        ratio_B = mode + _MAGE_STD * ndtri(below + u_B * (above - below))
     counts_B = np.rint(ratio_B * spec.num_patches).astype(np.int64)
     return np.clip(counts_B, spec.num_dropped, spec.num_predicted)
 

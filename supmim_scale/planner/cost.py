@@ -29,7 +29,7 @@ def num_steps(config: RunConfig, num_images: int | None) -> int | None:
     optim = config.optim
     if optim.steps is not None:
         return optim.steps
-    images = num_images or TRAINING_IMAGES.get(config.data.name)
+    images = num_images or TRAINING_IMAGES.get(config.data.name or "")
     if images is None or optim.epochs is None:
         return None
     return max(1, round(optim.epochs * images / optim.global_batch))

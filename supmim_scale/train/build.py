@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from supmim_scale.build.check import check_recipe
-from supmim_scale.build.data import (
-    known_bad,
-    mix_settings,
-    num_steps,
-    sample_order,
-    skip_rule,
-    view_settings,
-)
+from supmim_scale.build.data import known_bad, num_steps, sample_order, skip_rule, view_settings
 from supmim_scale.build.engine import choose_attention, engine_settings
 from supmim_scale.build.model import encoder_geometry, mask_spec, recipe_model
 from supmim_scale.build.target import make_codebook, open_target
@@ -23,7 +16,7 @@ from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import Batch, Share, training_batches
-from supmim_scale.data.mixing import MixSettings, draw_mix
+from supmim_scale.data.mixing import draw_mix, mixes, mixing_group
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
@@ -42,7 +35,7 @@ from supmim_scale.runs.folder import CHECKPOINTS, identity_of
 from supmim_scale.train.profile import StepProfiler, profiled_from
 from supmim_scale.train.resume import Start, open_folder, position_of
 from supmim_scale.train.saver import Saver
-from supmim_scale.train.watch import Watch, WatchSettings
+from supmim_scale.train.watch import Watch
 
 
 class Began(NamedTuple):
@@ -68,7 +61,6 @@ class Run:
     val_set: Dataset
     target: PatchTarget | None
     masks: MaskSpec
-    mixing: MixSettings
     engine: Engine
     quarantine: Quarantine
     saver: Saver
@@ -92,8 +84,8 @@ class Run:
             (batch.epochs_B, batch.ids_B),
             self.world.device,
         )
-        if self.mixing.is_on:
-            mix = draw_mix(self.mixing, images_BCHW.shape[-1], config.seed, *who, device)
+        if mixes(config.augment):
+            mix = draw_mix(config.augment, images_BCHW.shape[-1], config.seed, *who, device)
             images_BCHW, targets_BK = mix.images(images_BCHW), mix.targets(targets_BK)
         if self.target is None:
             return (images_BCHW, targets_BK), None
@@ -177,11 +169,10 @@ def build_run(
         val_set=val_set,
         target=target,
         masks=mask_spec(config, shape.grid),
-        mixing=mix_settings(config),
         engine=engine,
         quarantine=quarantine,
-        saver=_saver(config, world, run_dir, cooldown_at),
-        watch=_watch(config, world, run_dir),
+        saver=Saver(run_dir / CHECKPOINTS, world, config.checkpoint, keep=cooldown_at),
+        watch=Watch(config.watch, world, run_dir),
         profiler=_profiler(config, world, run_dir, resumed.steps_done if resumed else 0, total),
         resumed=resumed,
         began=Began(resumed.steps_done, seen) if resumed else Began(0, 0),
@@ -194,7 +185,7 @@ def build_run(
             seed=config.seed,
             device=world.device,
             samples_seen=seen,
-            group=mix_settings(config).group,
+            group=mixing_group(config.augment),
             quarantine=quarantine,
             known_bad=known_bad(config, train_set),
         ),
@@ -218,29 +209,6 @@ def _engine(
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))
     return engine
-
-
-def _saver(config: RunConfig, world: World, run_dir: Path, keep: int | None) -> Saver:
-    return Saver(
-        run_dir / CHECKPOINTS,
-        world,
-        in_background=config.checkpoint.in_background,
-        goes_on=config.checkpoint.on_failure == "continue",
-        keep_last=config.checkpoint.keep_last,
-        keep_every=config.checkpoint.keep_every,
-        keep=keep,
-    )
-
-
-def _watch(config: RunConfig, world: World, run_dir: Path) -> Watch:
-    watch = config.watch
-    settings = WatchSettings(
-        skipped_in_a_row=watch.skipped_in_a_row,
-        spike_sigmas=watch.spike_sigmas,
-        spike_window=watch.spike_window,
-        hang_s=watch.hang_s,
-    )
-    return Watch(settings, world, run_dir)
 
 
 def _profiler(

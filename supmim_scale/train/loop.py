@@ -47,7 +47,7 @@ def train(run: Run, stopper: Stopper) -> dict[str, float]:
     watch.begin(run.engine)
 
     while steps_done < run.num_steps:
-        lr = config.optim.lr * _lr_factor(run)
+        lr = _lr_at(run)
         for micro in range(run.accumulation):
             asked = time.perf_counter()
             batch = next(run.batches)
@@ -214,17 +214,10 @@ def _measure_top1(
     return row
 
 
-def _lr_factor(run: Run) -> float:
-    """Factor of the step in hand; a skipped step does not move the schedule on."""
+def _lr_at(run: Run) -> float:
+    """Learning rate of the step in hand; a skipped step does not move the schedule on."""
     optim = run.config.optim
-    return lr_factor_at(
-        run.engine.applied_steps,
-        run.num_steps,
-        optim.schedule,
-        optim.warmup_steps,
-        optim.cooldown_steps,
-        optim.rsqrt_timescale,
-    )
+    return optim.lr * lr_factor_at(run.engine.applied_steps, run.num_steps, optim)
 
 
 def _state(run: Run, lr: float) -> dict[str, float]:

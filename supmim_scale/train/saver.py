@@ -4,6 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from supmim_scale.config.running import CheckpointConfig
 from supmim_scale.engine.base import Engine
 from supmim_scale.engine.state import Piece
 from supmim_scale.errors import UserError
@@ -14,25 +15,17 @@ from supmim_scale.runs import checkpoints
 class Saver:
     """Writes checkpoints of all ranks into one folder, at most one at a time.
 
-    `in_background`: the step waits only until the state is copied; files are written by a thread.
-    `goes_on`: a checkpoint that cannot be written (a full disk) is reported and left out, instead
-    of ending the run; what is on disk stays whole either way.
+    `checkpoint.in_background`: the step waits only until the state is copied; files are written by
+    a thread. `checkpoint.on_failure`: if a checkpoint cannot be written (a full disk), warn and
+    continue, or stop; what is on disk stays whole either way. `keep`: steps done of a checkpoint
+    that is never removed.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        world: World,
-        *,
-        in_background: bool,
-        goes_on: bool,
-        keep_last: int,
-        keep_every: int,
-        keep: int | None = None,
+        self, folder: Path, world: World, checkpoint: CheckpointConfig, keep: int | None = None
     ) -> None:
-        self.folder, self._world = folder, world
-        self._in_background, self._goes_on = in_background, goes_on
-        self._kept = (keep_last, keep_every, keep)
+        self.folder, self._world, self._checkpoint = folder, world, checkpoint
+        self._kept = (checkpoint.keep_last, checkpoint.keep_every, keep)
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[dict[str, Any]] | None = None
         self._part, self._facts = Path(), dict[str, Any]()
@@ -49,7 +42,7 @@ class Saver:
             self._fail(problem)
             return
         self._written = self._thread.submit(self._write, pieces)
-        if not self._in_background:
+        if not self._checkpoint.in_background:
             self.finish()
 
     def poll(self) -> None:
@@ -102,9 +95,10 @@ class Saver:
     def _fail(self, problem: str) -> None:
         """What could not be written ends the run, or is noted."""
         step = self._facts["steps_done"]
-        if self._goes_on and self._world.is_main:
+        continues = self._checkpoint.on_failure == "continue"
+        if continues and self._world.is_main:
             print(f"no checkpoint after step {step}: {problem}", flush=True)
-        if not self._goes_on:
+        if not continues:
             raise UserError(
                 "checkpoint",
                 f"{problem}, after step {step}",

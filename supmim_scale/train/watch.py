@@ -4,7 +4,6 @@ import faulthandler
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supmim_scale.config.running import WatchConfig
 from supmim_scale.engine.base import Engine
 from supmim_scale.errors import UserError
 from supmim_scale.launch.world import World
@@ -24,25 +24,10 @@ _SHOWN = 8  # samples of a batch that went wrong
 _Seen = tuple[dict[str, Tensor], NDArray[np.int64]]  # a micro-batch's losses and sample ids
 
 
-@dataclass(frozen=True)
-class WatchSettings:
-    """`skipped_in_a_row`: steps with a non-finite gradient that are skipped before the run stops.
-
-    `spike_sigmas`: a logged loss so many robust standard deviations above the median of the last
-    `spike_window` is a spike; 0 looks for none. `hang_s`: seconds without a step after which a
-    rank writes its stacks and ends; 0 waits for ever.
-    """
-
-    skipped_in_a_row: int
-    spike_sigmas: float
-    spike_window: int
-    hang_s: float
-
-
 class Watch:
     """What is looked at while a run goes on; every rank holds one."""
 
-    def __init__(self, settings: WatchSettings, world: World, run_dir: Path) -> None:
+    def __init__(self, settings: WatchConfig, world: World, run_dir: Path) -> None:
         self._settings, self._world, self._run_dir = settings, world, run_dir
         self._seen: list[_Seen] = []
         self._skipped_before, self._in_a_row = 0, 0

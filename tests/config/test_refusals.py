@@ -43,12 +43,12 @@ def refused(capsys, *arguments):
         ("data.reader=lmdb", ["data.reader", "webdataset, tfrecord, folder, list"]),
         ("data.reader=tfrecords", ["did you mean tfrecord"]),
         ("augment.kind=randaugment", ["did you mean rand_augment"]),
-        ("augment.magnitude=9", ["augment.magnitude", "share from 0 to 1"]),
+        ("augment.magnitude=9", ["augment.magnitude", "from 0 to 1"]),
         ("augment.mixup_alpha=-1", ["augment.mixup_alpha", "0 or more"]),
         ("input.bad_samples=ignore", ["input.bad_samples", "stop, skip"]),
-        ("input.bad_rate=2", ["input.bad_rate", "share from 0 to 1"]),
-        ("input.readers=0", ["input.readers", "above 0"]),
-        ("loss.label_smoothing=2", ["share from 0 to 1"]),
+        ("input.bad_rate=2", ["input.bad_rate", "from 0 to 1"]),
+        ("input.readers=0", ["input.readers", "1 or more"]),
+        ("loss.label_smoothing=2", ["from 0 to 1"]),
         ("nonsense", ["section.key=value"]),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_wrong_override_is_one_line(capsys, override, words):
         ("model: {depth: 2, depth: 3}", ["depth", "twice"]),
         ("model: [1", ["invalid YAML"]),
         ("warmup_steps: 5", ["warmup_steps", "did you mean optim.warmup_steps?"]),
-        ("seed: 1", ["about", "add the key"]),
+        ("seed: 1", ["model", "add the key"]),
     ],
 )
 def test_a_wrong_recipe_file_is_one_line(capsys, tmp_path, text, words):

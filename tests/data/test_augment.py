@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from supmim_scale.data.augment import MAGNITUDES, AugmentSettings, draw_augmentations
+from supmim_scale.config.experiment import AugmentConfig
+from supmim_scale.data.augment import MAGNITUDES, draw_augmentations
 from supmim_scale.data.dali import ViewPipeline, ViewSpec, num_choices
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 
@@ -18,11 +19,11 @@ SIZE = 64
 
 def drawn(**settings):
     kind = settings.get("kind", "none")
-    return draw_augmentations(AugmentSettings(**settings), num_choices(kind), SIZE, 0, EPOCHS, IDS)
+    return draw_augmentations(AugmentConfig(**settings), num_choices(kind), SIZE, 0, EPOCHS, IDS)
 
 
 def test_draws_are_functions_of_the_sample_alone():
-    settings = AugmentSettings("rand_augment", color_jitter=0.3, erase_prob=0.5)
+    settings = AugmentConfig("rand_augment", color_jitter=0.3, erase_prob=0.5)
     whole = draw_augmentations(settings, 14, SIZE, 0, EPOCHS, IDS)
     part = draw_augmentations(settings, 14, SIZE, 0, EPOCHS[:3], IDS[[5, 17, 4]])
     for name, values in part.items():
@@ -108,7 +109,7 @@ def through_dali(augment, **inputs):
 def test_three_augment_does_what_pil_does(op, expected, tolerance):
     """Tolerance in levels of 255; PIL's blur is three box blurs."""
     found = through_dali(
-        AugmentSettings("three_augment"), ops=np.array([op], np.int32), sigmas=np.float32(1.5)
+        AugmentConfig("three_augment"), ops=np.array([op], np.int32), sigmas=np.float32(1.5)
     )
     inner = (slice(4, -4), slice(4, -4))
     assert abs(found - np.array(expected(picture())))[inner].max() < tolerance
@@ -122,7 +123,7 @@ def test_rand_augment_at_strength_zero_changes_little_and_at_one_much():
     for name, step in names.items():
         found = [
             through_dali(
-                AugmentSettings("rand_augment", num_ops=1),
+                AugmentConfig("rand_augment", num_ops=1),
                 ops=np.array([op], np.int32), magnitudes=np.array([step], np.int32),
                 signs=np.array([1], np.int32),
             )
@@ -135,12 +136,12 @@ def test_rand_augment_at_strength_zero_changes_little_and_at_one_much():
 
 def test_erasing_sets_a_box_to_the_mean():
     box = {"erase_anchors": np.float32([8, 16]), "erase_shapes": np.float32([20, 30])}
-    found = through_dali(AugmentSettings(erase_prob=1.0), **box)
+    found = through_dali(AugmentConfig(erase_prob=1.0), **box)
     expected = np.array(picture(), dtype=np.float64)
     expected[8:28, 16:46] = 127.5
     assert abs(found - expected).max() < 0.01
 
 
 def test_jitter_by_factors_of_one_changes_nothing():
-    found = through_dali(AugmentSettings(color_jitter=0.3), jitters=np.ones(3, np.float32))
+    found = through_dali(AugmentConfig(color_jitter=0.3), jitters=np.ones(3, np.float32))
     assert abs(found - np.array(picture())).max() < 1.01

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from supmim_scale.cli.main import main
+from supmim_scale.config.experiment import AugmentConfig
 from supmim_scale.data import views
-from supmim_scale.data.augment import AugmentSettings
 from supmim_scale.data.dali import ViewSpec, view_pipeline
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.loader import Share, ViewSettings, evaluation_batches, training_batches
@@ -24,7 +24,7 @@ EVERYTHING = replace(
     SETTINGS,
     spec=replace(
         SETTINGS.spec,
-        augment=AugmentSettings("three_augment", color_jitter=0.3, erase_prob=0.5),
+        augment=AugmentConfig("three_augment", color_jitter=0.3, erase_prob=0.5),
     ),
 )
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def test_a_later_start_continues_the_same_sequence_bit_for_bit(shards, ranks):
 
 
 def test_rand_augment_is_the_same_for_every_split(shards):
-    spec = replace(SETTINGS.spec, augment=AugmentSettings("rand_augment", magnitude_std=0.1))
+    spec = replace(SETTINGS.spec, augment=AugmentConfig("rand_augment", magnitude_std=0.1))
     settings = replace(SETTINGS, spec=spec)
     (whole,) = steps(shards, 1, count=1, settings=settings)
     (split,) = steps(shards, 2, count=1, settings=settings)
@@ -190,7 +190,7 @@ def test_random_windows_follow_torchvisions_statistics():
 @pytest.mark.parametrize("kind", ["none", "rand_augment", "trivial_augment", "three_augment"])
 def test_the_gpu_pipeline_is_well_formed(kind):
     """Argument names and device flow are checked at serialisation, without a GPU."""
-    augment = AugmentSettings(kind, color_jitter=0.3, erase_prob=0.5)
+    augment = AugmentConfig(kind, color_jitter=0.3, erase_prob=0.5)
     spec = ViewSpec(32, 0.5, 0.5, decoder="mixed", augment=augment)
     pipeline = view_pipeline(lambda: None, spec, batch_size=2, num_threads=1, device_id=None)
     assert pipeline.serialize()

@@ -72,7 +72,10 @@ def test_several_labels_an_image_have_a_mean_average_precision(shards, tmp_path,
     subject = open_subject(str(run_dir), None, None, [])
     cpu = torch.device("cpu")
     batches = evaluation_batches(
-        open_dataset(tmp_path, "val", SampleLayout()), subject.view_settings(cpu), batch=33, device=cpu
+        open_dataset(tmp_path, "val", SampleLayout()),
+        subject.view_settings(cpu),
+        batch=33,
+        device=cpu,
     )
     with torch.no_grad():
         (scores,) = (subject.encoder.eval()(batch.images_BCHW) for batch in batches)

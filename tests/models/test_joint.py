@@ -4,6 +4,7 @@ import torch
 
 from supmim_scale.build.model import mask_spec, recipe_model
 from supmim_scale.config import load_config
+from supmim_scale.config.experiment import OptimConfig
 from supmim_scale.models.joint import LAYOUTS
 from supmim_scale.models.losses import class_loss, class_targets, mim_loss
 from supmim_scale.models.masking import draw_masks
@@ -112,7 +113,8 @@ def test_the_mim_loss_does_not_depend_on_the_split_of_a_batch():
 
 def test_groups_see_whole_parameters_and_spare_biases_norms_and_tokens():
     model = build("model.class_token=true", "mim.layout=clean_and_masked_tokens")
-    groups = parameter_groups(model, weight_decay=0.1, head_weight_decay=3.0, layer_decay=0.5)
+    optim = OptimConfig(1, 1.0, weight_decay=0.1, head_weight_decay=3.0, layer_decay=0.5)
+    groups = parameter_groups(model, optim)
     decay = {n: g["weight_decay"] for g in groups for n in g["names"]}
     scale = {n: g["lr_scale"] for g in groups for n in g["names"]}
     for name, _ in model.named_parameters():

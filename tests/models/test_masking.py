@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from supmim_scale.config.experiment import MaskConfig
 from supmim_scale.models.masking import MaskSpec, draw_masks
 
 SPECS = {
-    "random": MaskSpec(14, "random", 0.5),
-    "block": MaskSpec(14, "block", 0.4),
-    "range": MaskSpec(14, "random", 0.5, 0.9),
-    "mage": MaskSpec(16, "random", 0.5, 1.0, 0.55),
-    "block range": MaskSpec(8, "block", 0.3, 0.6),
+    "random": MaskSpec(14, MaskConfig("random", 0.5)),
+    "block": MaskSpec(14, MaskConfig("block", 0.4)),
+    "range": MaskSpec(14, MaskConfig("random", 0.5, 0.9)),
+    "mage": MaskSpec(16, MaskConfig("random", 0.5, 1.0, 0.55)),
+    "block range": MaskSpec(8, MaskConfig("block", 0.3, 0.6)),
 }
 
 
@@ -66,5 +67,5 @@ def test_block_masks_are_less_scattered_than_random_ones():
         field = draw(spec, range(100)).mask_BN.view(100, 14, 14).int()
         return (field.diff(dim=1).abs().sum() + field.diff(dim=2).abs().sum()).item()
 
-    random, block = MaskSpec(14, "random", 0.4), MaskSpec(14, "block", 0.4)
+    random, block = MaskSpec(14, MaskConfig("random", 0.4)), MaskSpec(14, MaskConfig("block", 0.4))
     assert borders(block) < 0.6 * borders(random)

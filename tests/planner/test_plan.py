@@ -114,7 +114,7 @@ def test_packaged_recipes_fit_the_hardware_they_are_meant_for(recipe):
 def test_parameters_are_counted_as_published():
     # timm's vit_giant_patch14_224 with 21,841 classes: 1042.0 M, without a class token and with
     # the decoder's two blocks on top.
-    plan = planner.setting.Planned(load_config("vitg14_in21k", ["mim.weight=0"]))
+    plan = planner.setting.RecipeMemory(load_config("vitg14_in21k", ["mim.weight=0"]))
     assert plan.size.num_params == pytest.approx(1042.0e6, rel=1e-4)
 
 
