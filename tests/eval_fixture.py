@@ -75,7 +75,7 @@ def run_dir(shards, tmp_path):
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli(words) -> (exit code, last line of JSON, lines of errors)`."""
-    monkeypatch.setattr("supmim_scale.launch.join.join_world", lambda: ALONE)
+    monkeypatch.setattr("supmim_scale.evaluate.start.join_world", lambda: ALONE)
 
     def call(*words):
         code = main([str(word) for word in words])

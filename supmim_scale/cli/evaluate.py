@@ -1,14 +1,14 @@
-"""The command line of what comes after training: `supmim-scale eval` and `export`."""
+"""`supmim-scale eval` and `export`: what comes after training."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supmim_scale.errors import EXIT_DONE, UserError
+from supmim_scale.cli.arguments import require_ranks
+from supmim_scale.errors import EXIT_DONE
 
 if TYPE_CHECKING:
     from supmim_scale.evaluate.request import Request
-    from supmim_scale.evaluate.segment import SegmentSettings
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
 
@@ -78,58 +78,42 @@ def add_export_command(parser: argparse.ArgumentParser) -> None:
 def _eval(arguments: argparse.Namespace) -> int:
     if arguments.ranks is not None:
         return _launch(arguments)
-    wanted = _wanted(arguments)
+    from supmim_scale.evaluate.start import evaluate_here
 
-    from supmim_scale.evaluate.run import run_evaluation
-    from supmim_scale.evaluate.subject import open_subject
-    from supmim_scale.launch.join import join_world, leave_world
-
-    world = join_world()
-    subject = world.main_first(
-        lambda: open_subject(
-            arguments.what, arguments.weights, arguments.model, arguments.overrides
-        )
+    evaluate_here(
+        arguments.what,
+        _request(arguments),
+        overrides=arguments.overrides,
+        weights=arguments.weights,
+        model=arguments.model,
     )
-    run_evaluation(subject, wanted, world)
-    leave_world(world)
     return EXIT_DONE
 
 
-def _wanted(arguments: argparse.Namespace) -> "Request":
+def _request(arguments: argparse.Namespace) -> "Request":
     """What the options ask for. Raises `UserError` for values out of range."""
     from supmim_scale.evaluate.knn import KnnSettings
     from supmim_scale.evaluate.request import Request
-    from supmim_scale.evaluate.robustness import SETS
+    from supmim_scale.evaluate.segment import SegmentSettings
 
-    for name in ("knn_k", "knn_temperature", "segment_steps", "segment_classes"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise UserError("--" + name.replace("_", "-"), f"{value}", "above 0", "raise it")
-    for kind, _ in arguments.robustness:
-        if kind not in SETS:
-            raise UserError("--robustness", f"'{kind}'", f"one of {', '.join(SETS)}", "choose one")
+    knn = KnnSettings(arguments.knn_k, arguments.knn_temperature)
+    segment = None
+    if arguments.segment is not None:
+        segment = SegmentSettings(
+            arguments.segment,
+            arguments.segment_finetune,
+            arguments.segment_steps,
+            classes=arguments.segment_classes,
+        )
     return Request(
-        knn=KnnSettings(arguments.knn_k, arguments.knn_temperature) if arguments.knn else None,
+        knn=knn if arguments.knn else None,
         probe=arguments.probe_solver if arguments.probe else None,
         few_shot=arguments.few_shot,
         calibration=arguments.calibration,
         robustness=[(kind, Path(path)) for kind, path in arguments.robustness],
         reconstructions=arguments.reconstructions,
-        segment=_segmentation(arguments),
+        segment=segment,
         out=arguments.out,
-    )
-
-
-def _segmentation(arguments: argparse.Namespace) -> "SegmentSettings | None":
-    from supmim_scale.evaluate.segment import SegmentSettings
-
-    if arguments.segment is None:
-        return None
-    return SegmentSettings(
-        arguments.segment,
-        arguments.segment_finetune,
-        arguments.segment_steps,
-        classes=arguments.segment_classes,
     )
 
 
@@ -137,9 +121,7 @@ def _launch(arguments: argparse.Namespace) -> int:
     """The same command on several ranks."""
     from supmim_scale.launch.local import launch
 
-    if arguments.ranks < 1:
-        raise UserError("--ranks", f"{arguments.ranks}", "1 or more", "raise it")
-    return launch(arguments.ranks, _words(arguments))
+    return launch(require_ranks(arguments.ranks), _words(arguments))
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:
@@ -160,12 +142,17 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from supmim_scale.export.folder import ExportSettings, export_run
+    from supmim_scale.export.folder import export_run
 
-    settings = ExportSettings(
-        arguments.weights, arguments.raw, arguments.image_size, arguments.onnx
+    parities = export_run(
+        arguments.run_dir,
+        arguments.out,
+        weights=arguments.weights,
+        raw=arguments.raw,
+        image_size=arguments.image_size,
+        onnx=arguments.onnx,
     )
-    for parity in export_run(arguments.run_dir, arguments.out, settings):
+    for parity in parities:
         print(parity)
     print(f"timm.create_model('local-dir:{arguments.out}', pretrained=True)")
     return EXIT_DONE

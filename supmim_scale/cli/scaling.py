@@ -1,17 +1,16 @@
-"""The command line of scaling laws: `supmim-scale scaling COMMAND`."""
+"""`supmim-scale scaling COMMAND`: fit laws, draw them, report."""
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from supmim_scale.cli.arguments import made_folder
 from supmim_scale.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
-    from supmim_scale.scaling.analysis import Analysis
-    from supmim_scale.scaling.arms import Gap
-    from supmim_scale.scaling.points import Points
+    from supmim_scale.scaling.answer import Laws
+
+_COLUMNS = ("metric", "params", "data", "compute", "arm", "flops_factor")
 
 
 def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,7 @@ def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--out", type=Path, required=True, help="folder to write")
     report.add_argument("--manifest", type=Path, help="the study's file, shown in the page")
     report.add_argument("--title", help="of the page; default: the source's name")
-    report.set_defaults(run=write_report)
+    report.set_defaults(run=_report)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -94,46 +93,41 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    analyses, gaps = _analyses(arguments)
-    _print(analyses, gaps)
+    laws = fitted(arguments, arguments.source)
+    print(laws.summary())
     if arguments.out:
-        print(_write_json(arguments, analyses, gaps))
+        print(laws.write(made_folder(arguments.out, "--out")))
     return EXIT_DONE
 
 
-def write_report(arguments: argparse.Namespace) -> int:
-    """Fit, figures and the page, into `arguments.out`."""
-    from supmim_scale.scaling.figures import plot_figures
-    from supmim_scale.scaling.page import write_page
+def _report(arguments: argparse.Namespace) -> int:
+    made_folder(arguments.out, "--out")
+    manifest = text_of(arguments.manifest) if arguments.manifest else ""
+    title = arguments.title or " ".join(path.name for path in arguments.source)
+    laws = fitted(arguments, arguments.source)
+    return tell(laws, arguments.out, title=title, manifest=manifest)
 
-    _make(arguments.out)
-    manifest = _text_of(arguments.manifest) if arguments.manifest else ""
-    analyses, gaps = _analyses(arguments)
-    _print(analyses, gaps)
-    fit = _write_json(arguments, analyses, gaps)
-    figures = plot_figures(analyses, gaps, arguments.out)
-    page = write_page(
-        analyses,
-        gaps,
-        figures,
-        arguments.out / "report.html",
-        title=arguments.title or " ".join(path.name for path in arguments.source),
-        inputs=_digests(arguments.source),
-        seed=arguments.seed,
-        manifest=manifest,
-    )
-    print(f"{fit}\n{page}  (with {len(figures)} figures, also as PNG, PDF and SVG beside it)")
+
+def tell(laws: "Laws", out: Path, *, title: str, manifest: str) -> int:
+    """Print what was fitted; write it, its figures and its page into a folder that is there."""
+    print(laws.summary())
+    fit = laws.write(out)
+    page, count = laws.report(out, title=title, manifest=manifest)
+    print(f"{fit}\n{page}  (with {count} figures, also as PNG, PDF and SVG beside it)")
     return EXIT_DONE
 
 
-def _analyses(arguments: argparse.Namespace) -> "tuple[list[Analysis], list[Gap]]":
-    """An analysis of every arm, and the gaps to the baseline."""
-    from supmim_scale.scaling.analysis import Options, analyse_arms
-    from supmim_scale.scaling.arms import gaps_of
+def fitted(arguments: argparse.Namespace, source: list[Path], **otherwise: str | None) -> "Laws":
+    """The laws of a source by the options of `add_fit_options`; `otherwise` are columns and `law`
+    for what the command line leaves open."""
+    from supmim_scale.scaling.analysis import Options
+    from supmim_scale.scaling.answer import fit_source
 
-    _require_sane(arguments)
+    named = {name: getattr(arguments, name) or otherwise.get(name) for name in _COLUMNS}
+    columns = {name: value for name, value in named.items() if value is not None}
+    columns |= {name: tuple(getattr(arguments, name) or ()) for name in ("cluster", "where")}
     options = Options(
-        arguments.law,
+        arguments.law or otherwise.get("law"),
         arguments.bootstrap,
         arguments.hold_out,
         arguments.delta,
@@ -141,84 +135,12 @@ def _analyses(arguments: argparse.Namespace) -> "tuple[list[Analysis], list[Gap]
         tuple(arguments.budget or ()),
         arguments.frontier,
     )
-    analyses = analyse_arms(_points(arguments), options, shown=True)
-    return analyses, gaps_of(analyses)
+    return fit_source(source, columns, options, shown=True)
 
 
-def _points(arguments: argparse.Namespace) -> "Points":
-    from supmim_scale.scaling.columns import Columns, read_rows, to_points
-    from supmim_scale.scaling.runs import find_runs, run_row
-
-    given = {
-        name: value
-        for name in ("metric", "params", "data", "compute", "arm", "flops_factor")
-        if (value := getattr(arguments, name)) is not None
-    }
-    given |= {name: tuple(getattr(arguments, name) or ()) for name in ("cluster", "where")}
-    source = arguments.source
-    if len(source) == 1 and not source[0].is_dir():
-        return to_points(read_rows(source[0]), Columns(**given), str(source[0]))
-    rows = [run_row(run, place) for place, run in enumerate(find_runs(source), 1)]
-    return to_points(rows, Columns(**{"metric": "error", **given}), "runs")
-
-
-def _require_sane(arguments: argparse.Namespace) -> None:
-    """Raise `UserError` for numbers that mean nothing."""
-    budgets, delta, factor = arguments.budget or [1.0], arguments.delta, arguments.flops_factor
-    for option, value, is_sane, expected in (
-        ("--bootstrap", arguments.bootstrap, arguments.bootstrap >= 0, "0 or more"),
-        ("--hold-out", arguments.hold_out, 0 <= arguments.hold_out < 1, "a share, 0 to below 1"),
-        ("--budget", budgets, all(0 < b < math.inf for b in budgets), "FLOPs above 0"),
-        ("--delta", delta, delta is None or 0 < delta < math.inf, "a number above 0"),
-        ("--flops-factor", factor, factor is None or 0 < factor < math.inf, "above 0"),
-        ("--seed", arguments.seed, arguments.seed >= 0, "0 or more"),
-    ):
-        if not is_sane:
-            raise UserError(option, str(value), expected, f"mend {option}")
-
-
-def _print(analyses: "list[Analysis]", gaps: "list[Gap]") -> None:
-    from supmim_scale.scaling.text import as_text, gap_text
-
-    print("\n".join([*map(as_text, analyses), *map(gap_text, gaps)]))
-
-
-def _write_json(
-    arguments: argparse.Namespace, analyses: "list[Analysis]", gaps: "list[Gap]"
-) -> Path:
-    from supmim_scale.scaling.text import as_dict, gap_text
-
-    _make(arguments.out)
-    path: Path = arguments.out / "fit.json"
-    facts = {
-        "inputs": _digests(arguments.source),
-        "seed": arguments.seed,
-        "arms": [as_dict(analysis) for analysis in analyses],
-        "gaps": [gap_text(gap) for gap in gaps],
-    }
-    path.write_text(json.dumps(facts, indent=2) + "\n")
-    return path
-
-
-def _digests(source: list[Path]) -> dict[str, str]:
-    """SHA-256 of the table, or of every run's log."""
-    from supmim_scale.files.checksums import sha256_of
-    from supmim_scale.scaling.runs import find_runs
-
-    if len(source) == 1 and not source[0].is_dir():
-        return {source[0].name: sha256_of(source[0])}
-    return {f"{run.name}/log.jsonl": sha256_of(run / "log.jsonl") for run in find_runs(source)}
-
-
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A text file. Raises `UserError` where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("--manifest", str(error), "a text file", "check the path") from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError("--out", str(error), "a writable folder", "name another --out") from None

@@ -19,8 +19,7 @@ def use_fp8_linears(stacks: Iterable[nn.Sequential], kind: str, device: torch.de
     `linears` needs a GPU that has fp8; `emulated` rounds to fp8 and multiplies in the working
     type, on any device and slowly, to see what training loses. Raises `UserError`.
     """
-    if kind == "linears":
-        _require_fp8(device)
+    require_fp8(kind, device)
     convert, config = _torchao(kind == "emulated")
     blocks = [block for stack in stacks for block in stack]
     for block in blocks:
@@ -37,7 +36,13 @@ def _torchao(emulates: bool) -> tuple[Any, Any]:
     return convert_to_float8_training, Float8LinearConfig(emulate=emulates, pad_inner_dim=True)
 
 
-def _require_fp8(device: torch.device) -> None:
+def require_fp8(kind: str, device: torch.device) -> None:
+    """Raise `UserError` where torchao is missing, or `linears` are wanted of another device."""
+    if kind == "none":
+        return
+    _torchao(emulates=True)
+    if kind != "linears":
+        return
     found = device.type
     if device.type == "cuda":
         found = torch.cuda.get_device_name(device)

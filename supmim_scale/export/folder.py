@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,39 +23,38 @@ from supmim_scale.runs.weights import last_weights
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """`weights`: a file instead of the run's last; `raw`: the last that is no average;
-    `image_size`: positions are resampled to this many pixels; `onnx`: write `model.onnx` too."""
-
-    weights: Path | None = None
-    raw: bool = False
-    image_size: int | None = None
-    onnx: bool = False
-
-
-def export_run(run_dir: Path, out: Path, settings: ExportSettings) -> list[Parity]:
+def export_run(
+    run_dir: Path,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    raw: bool = False,
+    image_size: int | None = None,
+    onnx: bool = False,
+) -> list[Parity]:
     """Write `model.safetensors`, `config.json`, `README.md` and perhaps `model.onnx` to `out`,
     under another name first; returns how close what was written came to the run's encoder.
 
-    Raises `UserError` for a run, a size or a folder that cannot be taken.
+    `weights`: a file instead of the run's last; `raw`: the last that is no average; `image_size`:
+    positions are resampled to this many pixels. Raises `UserError` for a run, a size or a folder
+    that cannot be taken.
     """
     config = recipe_of(run_dir)
-    if settings.onnx:
+    if onnx:
         require_onnx()
-    if settings.raw and settings.weights is not None:
-        raise UserError("--raw", f"--weights {settings.weights} too", "one of them", "drop one")
-    if settings.image_size is not None:
-        config = recipe_of(run_dir, [f"model.image_size={settings.image_size}"])
+    if raw and weights is not None:
+        raise UserError("--raw", f"--weights {weights} too", "one of them", "drop one")
+    if image_size is not None:
+        config = recipe_of(run_dir, [f"model.image_size={image_size}"])
     _require_new(out)
-    weights = settings.weights or last_weights(run_dir, raw=settings.raw)
+    weights = weights or last_weights(run_dir, raw=raw)
     encoder = recipe_encoder(config).eval()
-    facts = load_encoder(encoder, weights, resample=settings.image_size is not None)
+    facts = load_encoder(encoder, weights, resample=image_size is not None)
     part = out.with_name(out.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        parities = _write(encoder, config, part, settings)
+        parities = _write(encoder, config, part, onnx=onnx)
         write_card(part, run_dir, config, weights, facts, parities)
         if out.exists():
             out.rmdir()
@@ -68,16 +66,14 @@ def export_run(run_dir: Path, out: Path, settings: ExportSettings) -> list[Parit
     return parities
 
 
-def _write(
-    encoder: nn.Module, config: RunConfig, folder: Path, settings: ExportSettings
-) -> list[Parity]:
+def _write(encoder: nn.Module, config: RunConfig, folder: Path, *, onnx: bool) -> list[Parity]:
     data = config.data
     _, arguments = encoder_arguments(config)
     save_timm_folder(encoder, arguments, folder, mean=data.mean, std=data.std, crop=data.eval_crop)
     images_BCHW = _images(config)
     open_as_folder(folder / "model.safetensors")
     parities = [compare("timm", encoder, open_folder(folder).eval(), images_BCHW, FP32)]
-    if settings.onnx:
+    if onnx:
         parities.append(write_onnx(encoder, images_BCHW, folder / "model.onnx"))
     return parities
 

@@ -3,13 +3,16 @@
 import json
 import math
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supmim_scale.errors import UserError
 from supmim_scale.jobs.manifest import MANIFEST, SUBMITTED, read_manifest
-from supmim_scale.slurm.commands import JobState
+from supmim_scale.slurm.commands import JobState, job_states
 from supmim_scale.units import duration
 
 OVER = "COMPLETED"  # all steps done and evaluated, whatever became of the job after that
@@ -73,6 +76,27 @@ def run_states(folder: Path, jobs: Mapping[str, JobState], prefix: str = "") -> 
         elif _is_run(path):
             found.append(_state(path, path.name, jobs, None))
     return found
+
+
+def known_jobs() -> dict[str, JobState]:
+    """What Slurm says of the user's jobs; nothing where there is no Slurm, or it does not answer."""
+    if shutil.which("squeue") is None:
+        return {}
+    try:
+        return job_states()
+    except UserError as error:
+        print(
+            f"warning: Slurm did not answer; showing only what the run folders say: {error}",
+            file=sys.stderr,
+        )
+        return {}
+
+
+def states_of(folder: Path, jobs: Mapping[str, JobState]) -> str:
+    """The table of a folder's runs. Raises `UserError` where there is no folder."""
+    if not folder.is_dir():
+        raise UserError(str(folder), "no such folder", "one of runs", "name it, or train first")
+    return status_text(run_states(folder, jobs))
 
 
 def status_text(states: Iterable[RunState]) -> str:

@@ -99,6 +99,18 @@ def training_job(
     return Submission(template, options, tuple(words), folder)
 
 
+def job_options(
+    nodes: int | None, gpus_per_node: str | None, sbatch: Sequence[str] = ()
+) -> dict[str, str]:
+    """The options of sbatch that were asked for; a task a GPU. `sbatch`: any others, as typed."""
+    found = {} if nodes is None else {"nodes": str(nodes)}
+    if gpus_per_node is not None:
+        found |= {"gpus-per-node": gpus_per_node}
+        if gpus_per_node != "0":
+            found |= {"ntasks-per-node": gpus_per_node.rpartition(":")[2]}
+    return found | parse_options(sbatch)
+
+
 def template_of(recipe: str) -> Path:
     """The template that a recipe's lab note names."""
     named = re.search(r"slurm/(\w+)\.sh", load_config(recipe).about.command)
@@ -132,7 +144,7 @@ def require_data(config: RunConfig) -> None:
             "input.root",
             f"no folder {root}",
             "the data set's",
-            "set input.root=FOLDER, or --unchecked-data if the nodes alone see it",
+            "set input.root=FOLDER, or --unchecked-data if only the nodes see it",
         )
 
 

@@ -68,6 +68,11 @@ def site_setting(name: str, template: Path) -> str:
     return _asked(["bash", "-c", WITH_SITE + 'printf %s "${!1}"', "site", name], template)
 
 
+def runs_folder() -> Path:
+    """Where slurm/site.sh says that runs lie."""
+    return Path(site_setting("SUPMIM_RUNS", find_template("scaling_study"))).resolve()
+
+
 def environment(template: Path) -> dict[str, str]:
     """For a template's jobs: this process's, outside of any job it may be in itself.
 

@@ -11,7 +11,7 @@ from supmim_scale.files.tensors import write_tensors
 from supmim_scale.models.convert import has_relative_positions, plain_tensors
 from supmim_scale.models.encoder import VisionTransformer, resampled_positions
 from supmim_scale.models.joint import JointModel, is_head
-from supmim_scale.models.timm_models import open_named
+from supmim_scale.models.timm_models import advice, is_named, open_named
 
 _ENCODER, _TIMM = "encoder.", "timm/"
 # Of a model with a class token, another head or another pooling than the one that starts from it.
@@ -58,6 +58,23 @@ def start_from(model: JointModel, source: str | Path) -> list[str]:
             left.append(name)
     model.load_state_dict(filled, strict=False)
     return left + [f"not taken {name}" for name in not_taken]
+
+
+def require_source(source: str) -> None:
+    """Raise `UserError` where `start_from` would find nothing; timm's hub is not asked."""
+    path, name = Path(source), source.removeprefix(_TIMM)
+    if source.startswith(_TIMM) and not path.exists():
+        if not is_named(name):
+            raise UserError(
+                "model.init_from", f"'{source}'", "timm/ and a name of timm's", advice(name)
+            )
+    elif not (path / "model.safetensors" if path.is_dir() else path).is_file():
+        raise UserError(
+            "model.init_from",
+            f"no file {path / 'model.safetensors' if path.is_dir() else path}",
+            "a safetensors file, a folder with model.safetensors, or timm/NAME",
+            "check the path",
+        )
 
 
 def _require_places(given: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from supmim_scale.errors import UserError
 from supmim_scale.files.progress import progress
 from supmim_scale.scaling.analysis import Analysis
 from supmim_scale.scaling.arms import Gap
@@ -58,6 +59,21 @@ def plot_figures(
                 made[caption] = save(figure, folder, re.sub(r"\W+", "_", name))
             bar.update()
     return made
+
+
+def figure_named(name: str, analysis: Analysis) -> Figure:
+    """One of an analysis's figures. Raises `UserError` for another name, or where the table lacks
+    what it shows."""
+    makers = {own: make for own, _, make in _FIGURES}
+    if name not in makers:
+        raise UserError("figure", f"'{name}'", f"one of {', '.join(makers)}", "choose one")
+    with house_style():
+        figure = makers[name](analysis)
+    if figure is None:
+        raise UserError(
+            "figure", f"nothing to show of {name}", "a table with its columns", "another"
+        )
+    return figure
 
 
 def compute_figure(analysis: Analysis) -> Figure | None:

@@ -138,7 +138,9 @@ def build_run(
 ) -> Run:
     """Collective: data, target, model, engine and loader of a recipe, in this order; from the
     folder's last checkpoint if it has one."""
-    train_set, val_set = world.main_first(lambda: check_recipe(config, world.world_size))
+    train_set, val_set = world.main_first(
+        lambda: check_recipe(config, world.world_size, run_dir=run_dir, device=world.device)
+    )
     total = num_steps(config, len(train_set))
     held, resumed = open_folder(config, world, run_dir, start, train_set, total)
     cooldown_at = total - config.optim.cooldown_steps if config.checkpoint.before_cooldown else None

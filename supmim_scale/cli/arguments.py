@@ -1,0 +1,47 @@
+"""Arguments that several commands share, and what they are checked for."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from supmim_scale.errors import UserError
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """A recipe and its overrides."""
+    parser.add_argument("recipe", help="a packaged recipe's name, or a .yaml file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="optim.lr=1e-3 and so on")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """How many processes do the work."""
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+
+def require_ranks(ranks: int) -> int:
+    """Raise `UserError` for a number of ranks that cannot be started."""
+    return require_positive("--ranks", ranks)
+
+
+def require_positive(option: str, count: int) -> int:
+    """Raise `UserError` for a count below 1."""
+    if count < 1:
+        raise UserError(option, f"{count}", "1 or more", f"raise {option}")
+    return count
+
+
+def made_folder(folder: Path, where: str) -> Path:
+    """The folder, made if need be. Raises `UserError` where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(where, str(error), "a writable folder", f"name another {where}") from None
+    return folder
+
+
+def drift_words(keys: Sequence[str]) -> list[str]:
+    """`--allow-drift` once a key."""
+    return [word for key in keys for word in ("--allow-drift", key)]
