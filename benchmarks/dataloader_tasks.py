@@ -28,7 +28,7 @@ from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.views import DRAWS_PER_CROP, random_window
 from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.torchvision_ops import declare_missing_ops
-from supmim_scale.train.build import Run, build_run
+from supmim_scale.training.build import Run, build_run
 
 PATTERNS = {"webdataset": "train", "tfrecord": "tfrecord", "folder": "folder", "list": "list.csv"}
 WIDTH, HEIGHT, SIZE, CROP_SCALE = 500, 375, 224, (0.08, 1.0)

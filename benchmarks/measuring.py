@@ -24,7 +24,7 @@ from supmim_scale.models.flops import PEAK_BF16_FLOPS
 from supmim_scale.planner.cluster import cluster_of
 from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.speed import Assumed, step_time
-from supmim_scale.train.profile import read_profile, timed, write_profile
+from supmim_scale.training.profile import read_profile, timed, write_profile
 
 PHASES = ("forward", "backward", "optimizer")
 _ROOF_SIDE = {"cuda": 8192, "cpu": 2048}

@@ -34,17 +34,17 @@ from paper_claim_report import report, version_of
 from supmim_scale.config import RunConfig, digest, load_config
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
-from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.run import run_evaluation
-from supmim_scale.evaluate.subject import open_run
+from supmim_scale.evaluation.knn import KnnSettings
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.run import run_evaluation
+from supmim_scale.evaluation.subject import open_run
 from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.launch.provenance import provenance
 from supmim_scale.launch.signals import Stopper
 from supmim_scale.launch.world import World
-from supmim_scale.train.build import build_run
-from supmim_scale.train.loop import train
-from supmim_scale.train.resume import Start
+from supmim_scale.training.build import build_run
+from supmim_scale.training.loop import train
+from supmim_scale.training.resume import Start
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE / "paper_claim.yaml")

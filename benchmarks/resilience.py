@@ -289,7 +289,7 @@ def stall(folder: Path, model: str) -> Row:
     from supmim_scale.config.running import CheckpointConfig
     from supmim_scale.engine import build_engine
     from supmim_scale.launch.join import join_world, leave_world
-    from supmim_scale.train.saver import Saver
+    from supmim_scale.training.saver import Saver
 
     own = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
     config = load_config(

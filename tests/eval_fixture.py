@@ -10,7 +10,7 @@ from PIL import Image
 from supmim_scale.build.model import recipe_model, target_features
 from supmim_scale.cli.main import main
 from supmim_scale.config import as_yaml, digest, load_config
-from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluation.features import Features
 from supmim_scale.launch.world import World
 from supmim_scale.models.weights import save_weights
 
@@ -75,7 +75,7 @@ def run_dir(shards, tmp_path):
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli(words) -> (exit code, last line of JSON, lines of errors)`."""
-    monkeypatch.setattr("supmim_scale.evaluate.start.join_world", lambda: ALONE)
+    monkeypatch.setattr("supmim_scale.evaluation.start.join_world", lambda: ALONE)
 
     def call(*words):
         code = main([str(word) for word in words])

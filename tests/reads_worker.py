@@ -12,8 +12,8 @@ import sys
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supmim_scale.cli.main import main
-from supmim_scale.train.loop import loop, train
-from supmim_scale.train.meters import StepClock
+from supmim_scale.training.loop import loop, train
+from supmim_scale.training.meters import StepClock
 
 READINGS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.nonzero", "aten.masked_select",
             "aten.equal")  # fmt: skip

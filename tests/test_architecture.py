@@ -18,9 +18,10 @@ FLOORS = [
     ["engine"],
     ["build"],
     ["runs"],
-    ["evaluate", "planner"],
-    ["export", "studies"],
-    ["train"],
+    ["evaluation", "planner"],
+    ["exports", "studies"],
+    ["training"],
+    ["api"],
     ["cli"],
     ["__main__"],
 ]
@@ -36,8 +37,8 @@ OWNERS = {
     "nvidia": {"data/dali.py"},
     "yaml": {"config/load.py"},
     "timm": {"models/encoder.py", "models/timm_models.py"},
-    "torchmetrics": {"evaluate/scores.py"},
-    "onnxruntime": {"export/onnx_file.py"},
+    "torchmetrics": {"evaluation/scores.py"},
+    "onnxruntime": {"exports/onnx_file.py"},
     "tqdm": {"files/progress.py", "runs/log.py", "data/synth.py"},
     "tfrecord": {"data/readers/tfrecord.py"},
     "matplotlib": {
@@ -86,7 +87,7 @@ def room(path):
 
 
 def name_of(path):
-    """`supmim_scale.train.loop`; a room's own name for its `__init__`."""
+    """`supmim_scale.training.loop`; a room's own name for its `__init__`."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -184,6 +185,6 @@ def test_no_file_has_outgrown_a_room():
 
 
 def test_the_train_loop_fits_on_a_page():
-    tree = ast.parse((PACKAGE / "train/loop.py").read_text())
+    tree = ast.parse((PACKAGE / "training/loop.py").read_text())
     (loop,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train")
     assert loop.end_lineno - loop.lineno < 60

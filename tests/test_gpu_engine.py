@@ -14,7 +14,7 @@ from supmim_scale.errors import UserError
 from supmim_scale.hardware.transfer import upload
 from supmim_scale.launch.world import World
 from supmim_scale.models.masking import draw_masks
-from supmim_scale.train.profile import read_profile, timed
+from supmim_scale.training.profile import read_profile, timed
 
 # torch and torchao warn of what a device has not before they raise or take another way.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default::UserWarning")]

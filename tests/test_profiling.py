@@ -9,8 +9,8 @@ from conftest import SMALL, command
 
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
-from supmim_scale.train.meters import StepClock
-from supmim_scale.train.profile import (
+from supmim_scale.training.meters import StepClock
+from supmim_scale.training.profile import (
     Kernel,
     Profile,
     StepProfiler,

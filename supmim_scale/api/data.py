@@ -44,9 +44,7 @@ def batches(
     settings = view_settings(recipe, device)
     quarantine = Quarantine(skip_rule(recipe), len(data))
     if views == "eval":
-        return evaluation_batches(
-            data, settings, batch=batch, device=device, quarantine=quarantine
-        )
+        return evaluation_batches(data, settings, batch=batch, device=device, quarantine=quarantine)
     if views != "train":
         raise UserError("views", f"'{views}'", "eval or train", "choose one")
     return training_batches(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from supmim_scale.data.dali import ViewSpec
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import ViewSettings, evaluation_batches
-from supmim_scale.evaluate.features import extract
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation.features import extract
+from supmim_scale.evaluation.subject import open_subject
 from supmim_scale.launch.world import World
 from supmim_scale.models.timm_models import views_of
 

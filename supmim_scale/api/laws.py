@@ -6,6 +6,7 @@ from typing import Any
 
 from supmim_scale.scaling.analysis import Options
 from supmim_scale.scaling.answer import Laws, Source, fit_source
+from supmim_scale.scaling.columns import Row
 from supmim_scale.scaling.holdout import DEAR_SHARE
 
 
@@ -47,6 +48,6 @@ def _source(table: Any) -> Source:
     if isinstance(table, (str, Path)):
         return [Path(table)]
     if hasattr(table, "to_dict"):  # a DataFrame
-        rows: Source = table.to_dict("records")
+        rows: list[Path | Row] = table.to_dict("records")
         return rows
     return [dict(one) if isinstance(one, Mapping) else Path(one) for one in table]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from supmim_scale.build.model import recipe_model, target_features
 from supmim_scale.config import RunConfig, load_config
 from supmim_scale.models.joint import JointModel
-from supmim_scale.train.start import run_folder
+from supmim_scale.training.start import run_folder
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -7,15 +7,15 @@ from typing import Any
 from supmim_scale.build.check import check_recipe
 from supmim_scale.config import RunConfig
 from supmim_scale.data.dataset import Dataset
-from supmim_scale.evaluate.knn import K, TEMPERATURE, KnnSettings
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.segment import SegmentSettings
-from supmim_scale.evaluate.start import evaluate_here
-from supmim_scale.export.folder import export_run
-from supmim_scale.export.parity import Parity
+from supmim_scale.evaluation.knn import TEMPERATURE, K, KnnSettings
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.segment import SegmentSettings
+from supmim_scale.evaluation.start import evaluate_here
+from supmim_scale.exports.folder import export_run
+from supmim_scale.exports.parity import Parity
 from supmim_scale.launch.signals import Stopper
-from supmim_scale.train.resume import Start
-from supmim_scale.train.start import Outcome, run_folder, train_here, train_on_ranks
+from supmim_scale.training.resume import Start
+from supmim_scale.training.start import Outcome, run_folder, train_here, train_on_ranks
 
 
 def check(recipe: RunConfig, *, ranks: int = 1) -> tuple[Dataset, Dataset]:

@@ -34,16 +34,20 @@ def recipe_encoder(config: RunConfig) -> VisionTransformer:
 
 
 def recipe_model(config: RunConfig, out_features: int) -> JointModel:
-    """The recipe's joint model in fp32, seeded by the recipe; `out_features` is the target's."""
-    torch.manual_seed(config.seed)
-    return build_joint(
-        recipe_encoder(config),
-        config.model,
-        config.loss,
-        config.mim,
-        out_features=out_features,
-        drawn_ratio=config.mask.ratio_max is not None,
-    )
+    """The recipe's joint model in fp32, seeded by the recipe; `out_features` is the target's.
+
+    The global random state is left as it was: modules initialise themselves on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return build_joint(
+            recipe_encoder(config),
+            config.model,
+            config.loss,
+            config.mim,
+            out_features=out_features,
+            drawn_ratio=config.mask.ratio_max is not None,
+        )
 
 
 def encoder_geometry(config: RunConfig) -> Geometry:

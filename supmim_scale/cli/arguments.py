@@ -2,12 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale.errors import UserError
-
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +37,3 @@ def made_folder(folder: Path, where: str) -> Path:
     except OSError as error:
         raise UserError(where, str(error), "a writable folder", f"name another {where}") from None
     return folder
-
-
-def drift_words(keys: Sequence[str]) -> list[str]:
-    """`--allow-drift` once a key."""
-    return [word for key in keys for word in ("--allow-drift", key)]

@@ -1,6 +1,8 @@
 """`supmim-scale eval` and `export`: what comes after training."""
 
 import argparse
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,7 @@ from supmim_scale.cli.arguments import require_ranks
 from supmim_scale.errors import EXIT_DONE
 
 if TYPE_CHECKING:
-    from supmim_scale.evaluate.request import Request
+    from supmim_scale.evaluation.request import Request
 
 _ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
 
@@ -78,23 +80,25 @@ def add_export_command(parser: argparse.ArgumentParser) -> None:
 def _eval(arguments: argparse.Namespace) -> int:
     if arguments.ranks is not None:
         return _launch(arguments)
-    from supmim_scale.evaluate.start import evaluate_here
+    from supmim_scale.evaluation.start import evaluate_here
 
-    evaluate_here(
+    figures = evaluate_here(
         arguments.what,
         _request(arguments),
         overrides=arguments.overrides,
         weights=arguments.weights,
         model=arguments.model,
     )
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(figures), flush=True)
     return EXIT_DONE
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
     """What the options ask for. Raises `UserError` for values out of range."""
-    from supmim_scale.evaluate.knn import KnnSettings
-    from supmim_scale.evaluate.request import Request
-    from supmim_scale.evaluate.segment import SegmentSettings
+    from supmim_scale.evaluation.knn import KnnSettings
+    from supmim_scale.evaluation.request import Request
+    from supmim_scale.evaluation.segment import SegmentSettings
 
     knn = KnnSettings(arguments.knn_k, arguments.knn_temperature)
     segment = None
@@ -142,7 +146,7 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from supmim_scale.export.folder import export_run
+    from supmim_scale.exports.folder import export_run
 
     parities = export_run(
         arguments.run_dir,

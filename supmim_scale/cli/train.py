@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from supmim_scale.cli.arguments import add_recipe, drift_words, require_ranks
+from supmim_scale.cli.arguments import add_recipe, require_ranks
 from supmim_scale.errors import EXIT_DONE, EXIT_PREEMPTED
 from supmim_scale.launch.signals import Stopper, ignore_signals
 
@@ -42,8 +42,8 @@ def _train(arguments: argparse.Namespace) -> int:
     stopper.install()  # before torch: a signal during its import must not kill
 
     from supmim_scale.config import load_config
-    from supmim_scale.train.resume import Start
-    from supmim_scale.train.start import run_folder, train_here
+    from supmim_scale.training.resume import Start
+    from supmim_scale.training.start import run_folder, train_here
 
     config = load_config(arguments.recipe, arguments.overrides)
     outcome = train_here(
@@ -59,12 +59,11 @@ def _train(arguments: argparse.Namespace) -> int:
 def _launch(arguments: argparse.Namespace) -> int:
     """Check everything in this process, then start the ranks."""
     from supmim_scale.launch.local import launch
+    from supmim_scale.training.resume import Start
 
     _check(arguments)
-    flags = drift_words(arguments.allow_drift)
-    if arguments.branch_from is not None:
-        flags += ["--branch-from", str(arguments.branch_from)]
-    return launch(arguments.ranks, ["train", arguments.recipe, *flags, *arguments.overrides])
+    words = Start(arguments.allow_drift, arguments.branch_from).words()
+    return launch(arguments.ranks, ["train", arguments.recipe, *words, *arguments.overrides])
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -74,7 +73,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.recipe, arguments.overrides)
 
     from supmim_scale.build.check import check_recipe
-    from supmim_scale.train.start import run_folder
+    from supmim_scale.training.start import run_folder
 
     folder = run_folder(config, arguments.recipe)
     train_set, val_set = check_recipe(config, arguments.ranks, run_dir=folder)

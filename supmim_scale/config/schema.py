@@ -40,7 +40,7 @@ class About:
     expected: str = key("", "expected result with its source, or 'not run yet'")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunConfig:
     """A whole recipe."""
 
@@ -60,3 +60,12 @@ class RunConfig:
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     watch: WatchConfig = WatchConfig()
+
+    def __repr__(self) -> str:
+        """For people; `config.as_yaml` has every key."""
+        length = f"{self.optim.steps} steps" if self.optim.steps else f"{self.optim.epochs} epochs"
+        return (
+            f"<recipe: {self.model.name} at {self.model.image_size} px on {self.data.name}, "
+            f"{self.model.num_classes} classes, MIM weight {self.mim.weight:g}, "
+            f"{length} of {self.optim.global_batch}>"
+        )

@@ -49,6 +49,14 @@ class Dataset:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def __repr__(self) -> str:
+        """For people."""
+        bad = f", {len(self.defects)} left out" if self.defects else ""
+        return (
+            f"<{len(self)} images in {len(self.tables)} files, labels up to "
+            f"{self.largest_label}{bad}>"
+        )
+
     @cached_property
     def gone(self) -> list[TableFacts]:
         """Sources that are no longer there."""

@@ -23,7 +23,7 @@ from supmim_scale.hardware.transfer import upload
 _STOP = SkipRule()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """A micro-batch: views on the device, label ids padded with -1, and whose views they are."""
 
@@ -31,6 +31,11 @@ class Batch:
     labels_BL: Tensor
     ids_B: Ids
     epochs_B: Ids
+
+    def __repr__(self) -> str:
+        """For people."""
+        images, _, height, width = self.images_BCHW.shape
+        return f"<{images} images of {height}x{width}, labels {tuple(self.labels_BL.shape)}>"
 
 
 @dataclass(frozen=True)

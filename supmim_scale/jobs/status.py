@@ -79,7 +79,7 @@ def run_states(folder: Path, jobs: Mapping[str, JobState], prefix: str = "") -> 
 
 
 def known_jobs() -> dict[str, JobState]:
-    """What Slurm says of the user's jobs; nothing where there is no Slurm, or it does not answer."""
+    """What Slurm says of the user's jobs; nothing where there is none, or it does not answer."""
     if shutil.which("squeue") is None:
         return {}
     try:

@@ -22,7 +22,7 @@ from supmim_scale.scaling.text import as_dict, as_text, gap_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Source = Sequence[Path] | Sequence[Row]
+Source = Sequence[Path | Row]
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""A study as jobs: arrays of the runs that are neither over nor queued, and the report after them."""
+"""A study as jobs: arrays of the runs that are not over or queued, and the report after them."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from supmim_scale.evaluate import features
-from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.run import run_evaluation
-from supmim_scale.evaluate.segment import SegmentSettings
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation import features
+from supmim_scale.evaluation.knn import KnnSettings
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.run import run_evaluation
+from supmim_scale.evaluation.segment import SegmentSettings
+from supmim_scale.evaluation.subject import open_subject
 from supmim_scale.launch.join import join_world, leave_world
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from supmim_scale.cli.main import main
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import SampleLayout
-from supmim_scale.evaluate.subject import Subject, open_subject
+from supmim_scale.evaluation.subject import Subject, open_subject
 from supmim_scale.models.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
@@ -183,7 +183,7 @@ def test_whatever_cannot_be_is_refused_before_the_first_image(
     def reads(*_):
         raise AssertionError("images were read")
 
-    monkeypatch.setattr("supmim_scale.evaluate.sets.extract", reads)
+    monkeypatch.setattr("supmim_scale.evaluation.sets.extract", reads)
     asked = ["--knn", "--probe", "--few-shot"]
     plain = write_run(tmp_path / "plain", "mim.weight=0", f"input.root={shards}")
     refused(["eval", plain, *asked, "--reconstructions"], "has no decoder")

@@ -7,7 +7,7 @@ import torch
 from eval_fixture import ALONE, features_of
 
 from supmim_scale.data.loader import Batch
-from supmim_scale.evaluate.features import cached, extract
+from supmim_scale.evaluation.features import cached, extract
 from supmim_scale.launch.world import World
 
 

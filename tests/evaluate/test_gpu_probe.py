@@ -4,8 +4,8 @@ import pytest
 import torch
 from eval_fixture import ALONE, features_of
 
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.probe import fit_lbfgs, fit_sgd, probe_figures
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.probe import fit_lbfgs, fit_sgd, probe_figures
 from supmim_scale.launch.world import World
 
 pytestmark = pytest.mark.gpu
@@ -15,7 +15,7 @@ CUDA = World(0, 0, 1, torch.device("cuda", 0), "none")
 @pytest.fixture
 def sets(monkeypatch):
     """(training, held-out) features that overlap, in chunks of 64."""
-    monkeypatch.setattr("supmim_scale.evaluate.probe.ROWS", 64)
+    monkeypatch.setattr("supmim_scale.evaluation.probe.ROWS", 64)
     return tuple(features_of(n, seed=n, width=32, spread=0.4) for n in (400, 90))
 
 

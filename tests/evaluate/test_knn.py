@@ -8,10 +8,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate import knn
-from supmim_scale.evaluate.classify import hits, ranked
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.knn import (
+from supmim_scale.evaluation import knn
+from supmim_scale.evaluation.classify import hits, ranked
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.knn import (
     PLAIN_K,
     KnnSettings,
     knn_figures,
@@ -127,5 +127,5 @@ def test_the_fullest_rank_decides_before_anything_is_computed(monkeypatch):
 
 def test_eval_refuses_a_bank_without_room_before_the_first_image(run_dir, refused, monkeypatch):
     monkeypatch.setattr(knn, "free_bytes", lambda _: 1 << 30)
-    monkeypatch.setattr("supmim_scale.evaluate.sets.extract", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("supmim_scale.evaluation.sets.extract", lambda *_: pytest.fail("computed"))
     refused(["eval", run_dir, "--knn"], "k-NN", "1.00 GiB free", "CUDA_VISIBLE_DEVICES")

@@ -10,14 +10,14 @@ from eval_fixture import ALONE
 
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.while_training import online_knn
+from supmim_scale.evaluation.while_training import online_knn
 from supmim_scale.launch.signals import Stopper
 from supmim_scale.models.weights import read_weights, save_weights
 from supmim_scale.runs.weights import keep_best
-from supmim_scale.train.build import build_run
-from supmim_scale.train.loop import train
-from supmim_scale.train.meters import StepClock
-from supmim_scale.train.resume import Start
+from supmim_scale.training.build import build_run
+from supmim_scale.training.loop import train
+from supmim_scale.training.meters import StepClock
+from supmim_scale.training.resume import Start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PLAIN = [*SMALL, "engine.kind=plain", "engine.activation_checkpointing=none", "mim.target=pixel"]
@@ -60,7 +60,7 @@ def test_evaluation_is_left_out_of_the_throughput_clock(shards, tmp_path, monkey
         time.sleep(0.3)
         return knn(*arguments)
 
-    monkeypatch.setattr("supmim_scale.train.loop.online_knn", slow)
+    monkeypatch.setattr("supmim_scale.training.loop.online_knn", slow)
     monkeypatch.setattr(StepClock, "paused", lambda _, seconds: pauses.append(seconds))
     trained(tmp_path / "run", shards, "log.knn_every=3", "log.knn_images=20")
     assert [seconds > 0.3 for seconds in pauses] == [False, False, True, True]  # one a step

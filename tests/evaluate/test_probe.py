@@ -9,9 +9,9 @@ from eval_fixture import ALONE, features_of
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.few_shot import draw_shots, few_shot_figures, fit_ridge
-from supmim_scale.evaluate.probe import (
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.few_shot import draw_shots, few_shot_figures, fit_ridge
+from supmim_scale.evaluation.probe import (
     fit_lbfgs,
     fit_sgd,
     one_hot,
@@ -93,7 +93,7 @@ def test_the_spread_of_the_same_rows_is_asked_for_once(monkeypatch):
         sets.append(len(rows))
         return spread_of(rows, world)
 
-    monkeypatch.setattr("supmim_scale.evaluate.probe.spread_of", counted)
+    monkeypatch.setattr("supmim_scale.evaluation.probe.spread_of", counted)
     probe_figures(features_of(40, seed=13), features_of(10, seed=14), 4, "lbfgs", ALONE)
     assert sets == [36, 40]
 

@@ -19,9 +19,9 @@ from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.shards import write_shard
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.probe import fit_lbfgs
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.probe import fit_lbfgs
+from supmim_scale.evaluation.subject import open_subject
 from supmim_scale.models import timm_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_figures_of_real_features_are_scikit_learns(run_dir, cli, monkeypatch):
     # The training set is the held-out one of a second call, so that its features are kept too.
-    monkeypatch.setattr("supmim_scale.evaluate.probe.L2", (0.01,))
+    monkeypatch.setattr("supmim_scale.evaluation.probe.L2", (0.01,))
     _, row, _ = cli("eval", run_dir, "--knn", "--probe")
     cli("eval", run_dir, "--knn", "data.train=val", "data.val=train")
     bank, queries = sorted(

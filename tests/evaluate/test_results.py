@@ -1,6 +1,6 @@
 """What `eval.json` keeps of earlier calls."""
 
-from supmim_scale.evaluate.results import merged
+from supmim_scale.evaluation.results import merged
 
 OF = {"weights_digest": "w", "set_digest": "s"}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.probe import one_hot
-from supmim_scale.evaluate.scores import BINS, calibration, mean_average_precision
+from supmim_scale.evaluation.classify import hits
+from supmim_scale.evaluation.probe import one_hot
+from supmim_scale.evaluation.scores import BINS, calibration, mean_average_precision
 
 
 def test_map_is_scikit_learns_over_the_classes_that_occur():

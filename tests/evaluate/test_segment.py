@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from supmim_scale.evaluate.segment import (
+from supmim_scale.evaluation.segment import (
     SegmentSettings,
     confusion,
     open_parts,
@@ -16,8 +16,8 @@ from supmim_scale.evaluate.segment import (
     segment_figures,
     slide,
 )
-from supmim_scale.evaluate.segment_sets import IGNORE, open_masks
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation.segment_sets import IGNORE, open_masks
+from supmim_scale.evaluation.subject import open_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ import timm
 import torch
 from eval_fixture import write_run
 
-from supmim_scale.export.card import shown
-from supmim_scale.export.parity import compare
+from supmim_scale.exports.card import shown
+from supmim_scale.exports.parity import compare
 from supmim_scale.models.weights import read_weights, save_weights
 
 NAMES = {"model.safetensors", "config.json", "README.md"}

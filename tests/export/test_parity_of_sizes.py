@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation.subject import open_subject
 from supmim_scale.models.encoder import build_encoder, save_timm_folder, timm_arguments
 from supmim_scale.sizes import VARIANTS
 

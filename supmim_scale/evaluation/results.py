@@ -68,7 +68,7 @@ class Results:
         Image.fromarray(bytes_HWC).save(self._out / FOLDER / f"{name}.png")
 
     def close(self, row: dict[str, Any]) -> None:
-        """Print the figures as one line of JSON, add it to `eval.jsonl`, and write `eval.json`,
+        """Add the figures as a line of JSON to `eval.jsonl`, and write `eval.json`,
         whole or not at all: with what earlier calls measured of the same weights and sets."""
         if not self._is_main:
             return
@@ -82,7 +82,6 @@ class Results:
         os.replace(part, path)
         with open(path.with_suffix(".jsonl"), "a") as file:
             file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
 
 
 def merged(kept: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

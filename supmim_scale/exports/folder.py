@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from supmim_scale.build.model import encoder_arguments, encoder_geometry, recipe_encoder
 from supmim_scale.config import RunConfig
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.subject import recipe_of
-from supmim_scale.export.card import write_card
-from supmim_scale.export.onnx_file import require_onnx, write_onnx
-from supmim_scale.export.parity import FP32, Parity, compare
+from supmim_scale.evaluation.subject import recipe_of
+from supmim_scale.exports.card import write_card
+from supmim_scale.exports.onnx_file import require_onnx, write_onnx
+from supmim_scale.exports.parity import FP32, Parity, compare
 from supmim_scale.files.tensors import open_as_folder
 from supmim_scale.models.encoder import save_timm_folder
 from supmim_scale.models.timm_models import open_folder

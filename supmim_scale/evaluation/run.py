@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from supmim_scale.errors import RankError, UserError
-from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import Features, weights_digest
-from supmim_scale.evaluate.few_shot import few_shot_figures
-from supmim_scale.evaluate.knn import free_everywhere, knn_figures, require_room
-from supmim_scale.evaluate.probe import probe_figures
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.results import Results
-from supmim_scale.evaluate.robustness import scored_classes
-from supmim_scale.evaluate.segment import open_parts, segment_figures
-from supmim_scale.evaluate.sets import Sets
-from supmim_scale.evaluate.sheets import neighbour_sheet, reconstruction_sheet, require_decoder
-from supmim_scale.evaluate.subject import Subject
+from supmim_scale.evaluation.classify import hits
+from supmim_scale.evaluation.features import Features, weights_digest
+from supmim_scale.evaluation.few_shot import few_shot_figures
+from supmim_scale.evaluation.knn import free_everywhere, knn_figures, require_room
+from supmim_scale.evaluation.probe import probe_figures
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.results import Results
+from supmim_scale.evaluation.robustness import scored_classes
+from supmim_scale.evaluation.segment import open_parts, segment_figures
+from supmim_scale.evaluation.sets import Sets
+from supmim_scale.evaluation.sheets import neighbour_sheet, reconstruction_sheet, require_decoder
+from supmim_scale.evaluation.subject import Subject
 from supmim_scale.launch.world import World
 
 _ROWS = 4096  # logits at a time
@@ -141,7 +141,7 @@ def _score_figures(
     subject: Subject, held_out: Features, wanted: Request, world: World
 ) -> dict[str, float]:
     """Collective: figures that need all logits at once; computed on rank 0, empty elsewhere."""
-    from supmim_scale.evaluate.scores import calibration, mean_average_precision
+    from supmim_scale.evaluation.scores import calibration, mean_average_precision
 
     mine = [logits_BK.cpu() for logits_BK, _ in _logits(subject, held_out, world)]
     shares = world.gather(torch.cat(mine) if mine else None)

@@ -22,6 +22,11 @@ class Start:
     allow_drift: Sequence[str] = ()
     branch_from: Path | None = None
 
+    def words(self) -> list[str]:
+        """The options of `supmim-scale train` that say it."""
+        words = [word for key in self.allow_drift for word in ("--allow-drift", key)]
+        return [*words, *(["--branch-from", str(self.branch_from)] if self.branch_from else [])]
+
 
 def open_folder(
     config: RunConfig, world: World, run_dir: Path, start: Start, train_set: Dataset, num_steps: int

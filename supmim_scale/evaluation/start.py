@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.run import run_evaluation
-from supmim_scale.evaluate.subject import open_subject
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.run import run_evaluation
+from supmim_scale.evaluation.subject import open_subject
 from supmim_scale.launch.join import join_world, leave_world
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import autocast
-from supmim_scale.evaluate.segment_sets import IGNORE, MaskedImages, open_masks, resized
-from supmim_scale.evaluate.subject import Subject
+from supmim_scale.evaluation.classify import autocast
+from supmim_scale.evaluation.segment_sets import IGNORE, MaskedImages, open_masks, resized
+from supmim_scale.evaluation.subject import Subject
 from supmim_scale.files.progress import progress
 from supmim_scale.launch.world import World
 

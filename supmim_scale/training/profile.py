@@ -11,7 +11,7 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from supmim_scale.train.meters import ClockMark, StepClock
+from supmim_scale.training.meters import ClockMark, StepClock
 
 TOP = 25  # kernels in the table
 # Families by words in a kernel's or an operator's name; the first that fits counts.

@@ -22,7 +22,7 @@ from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.readers.folder import class_names
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features
+from supmim_scale.evaluation.features import Features
 
 REAL = "real"
 SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", REAL)

@@ -16,12 +16,12 @@ from supmim_scale.launch.nodes import inspect_nodes, require_shape
 from supmim_scale.launch.signals import Stopper
 from supmim_scale.launch.world import World
 from supmim_scale.runs.folder import note_stop
-from supmim_scale.train.build import Run, build_run
-from supmim_scale.train.loop import train
-from supmim_scale.train.resume import Start
+from supmim_scale.training.build import Run, build_run
+from supmim_scale.training.loop import train
+from supmim_scale.training.resume import Start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """How a run ended: `figures` are its last ones, on every rank."""
 
@@ -29,7 +29,7 @@ class Outcome:
     is_finished: bool
     figures: Mapping[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """In a line."""
         shown = ", ".join(
             f"{name} {self.figures[name]:.4g}"
@@ -69,13 +69,13 @@ def train_here(config: RunConfig, run_dir: Path, start: Start, stopper: Stopper)
     return outcome
 
 
-def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int) -> Outcome:
+def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, start: Start) -> Outcome:
     """Train on so many processes of this machine. Raises `UserError` where one of them fails."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "recipe.yaml"
         recipe.write_text(as_yaml(config))
         where = [] if config.log.run_dir else [f"log.run_dir={run_dir}"]
-        code = launch(ranks, ["train", str(recipe), *where])
+        code = launch(ranks, ["train", str(recipe), *start.words(), *where])
     if code not in (EXIT_DONE, EXIT_PREEMPTED):
         raise UserError(str(run_dir), f"exit code {code} of the ranks", "0", "see the lines above")
     return Outcome(run_dir, code == EXIT_DONE)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.knn import KnnSettings
-from supmim_scale.evaluate.robustness import SETS
-from supmim_scale.evaluate.segment import SegmentSettings
+from supmim_scale.evaluation.knn import KnnSettings
+from supmim_scale.evaluation.robustness import SETS
+from supmim_scale.evaluation.segment import SegmentSettings
 
 SOLVERS = ("lbfgs", "sgd")
 

@@ -10,13 +10,13 @@ from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features, cached, extract, weights_digest
-from supmim_scale.evaluate.knn import require_bank
-from supmim_scale.evaluate.probe import require_enough
-from supmim_scale.evaluate.request import Request
-from supmim_scale.evaluate.results import FOLDER
-from supmim_scale.evaluate.robustness import REAL, names_of, open_set, real_labels, relabelled
-from supmim_scale.evaluate.subject import Subject
+from supmim_scale.evaluation.features import Features, cached, extract, weights_digest
+from supmim_scale.evaluation.knn import require_bank
+from supmim_scale.evaluation.probe import require_enough
+from supmim_scale.evaluation.request import Request
+from supmim_scale.evaluation.results import FOLDER
+from supmim_scale.evaluation.robustness import REAL, names_of, open_set, real_labels, relabelled
+from supmim_scale.evaluation.subject import Subject
 from supmim_scale.launch.world import World
 
 

@@ -11,9 +11,9 @@ from supmim_scale.build.target import open_target
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.knn import neighbours, relevant
-from supmim_scale.evaluate.subject import Subject
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.knn import neighbours, relevant
+from supmim_scale.evaluation.subject import Subject
 from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.pictures import enlarged, reconstruction_grid, tiled
 from supmim_scale.models.weights import load_exactly, read_weights

@@ -14,7 +14,7 @@ from supmim_scale.config import RunConfig, config_from, load_config
 from supmim_scale.data.loader import ViewSettings
 from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import autocast
+from supmim_scale.evaluation.classify import autocast
 from supmim_scale.models import timm_models
 from supmim_scale.models.timm_models import Views
 from supmim_scale.models.weights import load_encoder, read_weights

@@ -14,9 +14,9 @@ from supmim_scale.config import digest
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import evaluate
-from supmim_scale.evaluate.subject import Subject
-from supmim_scale.evaluate.while_training import NAMES, online_knn
+from supmim_scale.evaluation.classify import evaluate
+from supmim_scale.evaluation.subject import Subject
+from supmim_scale.evaluation.while_training import NAMES, online_knn
 from supmim_scale.launch.provenance import launched_by, peak_memory_bytes
 from supmim_scale.launch.signals import Stopper
 from supmim_scale.models.encoder import VisionTransformer
@@ -28,9 +28,9 @@ from supmim_scale.models.pictures import reconstruction_grid
 from supmim_scale.models.weights import load_encoder, save_weights
 from supmim_scale.runs.log import RunLog
 from supmim_scale.runs.weights import keep_best
-from supmim_scale.train.build import Run
-from supmim_scale.train.meters import StepClock, StepMeter
-from supmim_scale.train.profile import Profile
+from supmim_scale.training.build import Run
+from supmim_scale.training.meters import StepClock, StepMeter
+from supmim_scale.training.profile import Profile
 from supmim_scale.units import si
 
 

@@ -6,9 +6,9 @@ from supmim_scale.build.data import skip_rule
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import evaluation_batches
 from supmim_scale.data.quarantine import Quarantine
-from supmim_scale.evaluate.features import Features, extract
-from supmim_scale.evaluate.knn import K, KnnSettings, knn_figures
-from supmim_scale.evaluate.subject import Subject
+from supmim_scale.evaluation.features import Features, extract
+from supmim_scale.evaluation.knn import K, KnnSettings, knn_figures
+from supmim_scale.evaluation.subject import Subject
 from supmim_scale.launch.world import World
 
 _SEED = 0

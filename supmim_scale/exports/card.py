@@ -7,9 +7,9 @@ from typing import Any
 
 from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config import RunConfig, as_yaml
-from supmim_scale.evaluate.results import IDENTITY
-from supmim_scale.evaluate.subject import recipe_of
-from supmim_scale.export.parity import Parity
+from supmim_scale.evaluation.results import IDENTITY
+from supmim_scale.evaluation.subject import recipe_of
+from supmim_scale.exports.parity import Parity
 from supmim_scale.files.checksums import sha256_of
 from supmim_scale.launch.provenance import versions
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from supmim_scale.evaluate.probe import one_hot
+from supmim_scale.evaluation.probe import one_hot
 from supmim_scale.models.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()  # torchmetrics imports torchvision where there is one

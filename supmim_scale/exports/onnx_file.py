@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from supmim_scale.errors import UserError
-from supmim_scale.export.parity import RUNTIME, Parity, compare
+from supmim_scale.exports.parity import RUNTIME, Parity, compare
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 18

@@ -12,7 +12,7 @@ FP32 = 1e-6  # the same operations on the same numbers
 RUNTIME = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parity:
     """`largest` difference of a logit, relative to the largest logit where that is above 1, and the
     `limit` above which nothing is written."""
@@ -22,7 +22,8 @@ class Parity:
     limit: float
     images: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        """For people."""
         return (
             f"{self.reader}: logits of {self.images} images differ by at most "
             f"{self.largest:.1e} (limit {self.limit:.0e})"

@@ -10,13 +10,14 @@ from supmim_scale.build.check import check_recipe
 from supmim_scale.build.data import known_bad, num_steps, sample_order, skip_rule, view_settings
 from supmim_scale.build.engine import choose_attention, engine_settings
 from supmim_scale.build.model import encoder_geometry, mask_spec, recipe_model
+from supmim_scale.build.step import step_arguments
 from supmim_scale.build.target import make_codebook, open_target
 from supmim_scale.config import digest
 from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import Batch, Share, training_batches
-from supmim_scale.data.mixing import draw_mix, mixes, mixing_group
+from supmim_scale.data.mixing import mixing_group
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.position import ReaderPosition
 from supmim_scale.data.quarantine import Quarantine
@@ -26,16 +27,15 @@ from supmim_scale.engine.state import Counters
 from supmim_scale.errors import UserError
 from supmim_scale.launch.provenance import provenance
 from supmim_scale.launch.world import World
-from supmim_scale.models.losses import class_targets
-from supmim_scale.models.masking import Masks, MaskSpec, draw_masks
+from supmim_scale.models.masking import Masks, MaskSpec
 from supmim_scale.models.targets import PatchTarget
 from supmim_scale.models.weights import start_from
 from supmim_scale.runs.checkpoints import Checkpoint, PieceReader, newest_whole
 from supmim_scale.runs.folder import CHECKPOINTS, identity_of
-from supmim_scale.train.profile import StepProfiler, profiled_from
-from supmim_scale.train.resume import Start, open_folder, position_of
-from supmim_scale.train.saver import Saver
-from supmim_scale.train.watch import Watch
+from supmim_scale.training.profile import StepProfiler, profiled_from
+from supmim_scale.training.resume import Start, open_folder, position_of
+from supmim_scale.training.saver import Saver
+from supmim_scale.training.watch import Watch
 
 
 class Began(NamedTuple):
@@ -75,22 +75,7 @@ class Run:
 
     def step_arguments(self, batch: Batch) -> tuple[tuple[Any, ...], Masks | None]:
         """Arguments of `JointModel.forward` for a micro-batch, and its masks."""
-        config = self.config
-        targets_BK = class_targets(
-            batch.labels_BL, config.model.num_classes, config.loss.kind, config.loss.label_smoothing
-        )
-        images_BCHW, who, device = (
-            batch.images_BCHW,
-            (batch.epochs_B, batch.ids_B),
-            self.world.device,
-        )
-        if mixes(config.augment):
-            mix = draw_mix(config.augment, images_BCHW.shape[-1], config.seed, *who, device)
-            images_BCHW, targets_BK = mix.images(images_BCHW), mix.targets(targets_BK)
-        if self.target is None:
-            return (images_BCHW, targets_BK), None
-        masks = draw_masks(self.masks, config.seed, *who).to(device)
-        return (images_BCHW, targets_BK, masks, self.target(images_BCHW)), masks
+        return step_arguments(self.config, batch, self.target, self.masks)
 
     def position(self, steps_done: int) -> ReaderPosition:
         """Where the reader stands after `steps_done` steps."""

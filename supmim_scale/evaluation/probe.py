@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.classify import hits
-from supmim_scale.evaluate.features import ROWS, Features
+from supmim_scale.evaluation.classify import hits
+from supmim_scale.evaluation.features import ROWS, Features
 from supmim_scale.files.progress import progress
 from supmim_scale.launch.world import World
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supmim_scale.errors import UserError
-from supmim_scale.evaluate.features import Features
-from supmim_scale.evaluate.probe import Linear, one_hot, scored
+from supmim_scale.evaluation.features import Features
+from supmim_scale.evaluation.probe import Linear, one_hot, scored
 from supmim_scale.launch.world import World
 
 SHOTS = (1, 5, 10)
