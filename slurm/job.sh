@@ -26,7 +26,7 @@ say() {
 # training_job RECIPE DATA_FOLDER [RECIPE] [key=value ...]
 # The command of every task. Another recipe than the template's brings its own input.root.
 training_job() {
-  local recipe=$1 words=(input.root="$2") word mode=
+  local recipe=$1 words=(input.root="$2") own=() word mode=
   shift 2
   case ${1:-} in --here | --words) mode=$1 && shift ;; esac
   if [[ $# -gt 0 && $1 != *=* && $1 != -* ]]; then
@@ -36,10 +36,15 @@ training_job() {
   fi
   run=$SUPMIM_RUNS/$(basename "$script" .sh)_$(date +%Y%m%d_%H%M%S)
   [[ -z $job ]] || run=$SUPMIM_RUNS/${SLURM_JOB_NAME}_$job
-  words=("$recipe" "${words[@]}" log.run_dir="$run" "$@")
-  for word in "${words[@]}"; do
-    [[ $word != log.run_dir=* ]] || run=${word#*=}
+  words+=(log.run_dir="$run")
+  for word in "$@"; do # a key of the user's stands in place of the template's
+    [[ $word != input.root=* ]] || words=("${words[@]/#input.root=*/}")
+    [[ $word != log.run_dir=* ]] || { words=("${words[@]/#log.run_dir=*/}") && run=${word#*=}; }
   done
+  for word in "${words[@]}"; do
+    [[ -z $word ]] || own+=("$word")
+  done
+  words=("$recipe" "${own[@]}" "$@")
   [[ $mode != --words ]] || { printf '%s\n' "${words[@]}" && exit; }
   command=("$SUPMIM_PYTHON" -m supmim_scale train "${words[@]}")
   [[ $mode != --here ]] || exec "${command[@]}" --ranks "$(gpus_here)"

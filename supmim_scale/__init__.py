@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from supmim_scale.api.recipe import build_model, load_recipe
     from supmim_scale.api.run import check, evaluate, export, train
     from supmim_scale.errors import UserError
+    from supmim_scale.runs.rows import read_log
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _HOMES = {
     "load_recipe": "api.recipe",
     "open_data": "api.data",
     "plan": "api.cost",
+    "read_log": "runs.rows",
     "step_inputs": "api.data",
     "train": "api.run",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "load_recipe",
     "open_data",
     "plan",
+    "read_log",
     "step_inputs",
     "train",
 ]

@@ -64,10 +64,11 @@ def require_same_classes(config: RunConfig) -> None:
         return
     train, val = (class_names(root / split) for split in (data.train, data.val))
     if train != val:
-        only = sorted(set(train) ^ set(val))
+        only = min(set(train) ^ set(val))
+        where = "data.train" if only in train else "data.val"
         raise UserError(
             "data.train, data.val",
-            f"different class folders, {only[0]} in one alone",
+            f"class folder '{only}' exists only in {where}",
             "the same folders in both, whose places in sorted order are the class ids",
             "set data.classes to a file of all names, one a line",
         )

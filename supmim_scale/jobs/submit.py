@@ -95,7 +95,8 @@ def training_job(
     folder = require_plain(Path(str(config.log.run_dir)).resolve())
     options = {"job-name": folder.name, "output": f"{folder}/%x_%j.log", **options}
     allowed = [word for key in drift for word in ("--allow-drift", key)]
-    words = [recipe, *overrides, f"log.run_dir={folder}", *allowed]
+    given = [word for word in overrides if not word.startswith("log.run_dir=")]
+    words = [recipe, *given, f"log.run_dir={folder}", *allowed]
     return Submission(template, options, tuple(words), folder)
 
 

@@ -1,10 +1,10 @@
 """Finished runs side by side, read from their files alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from supmim_scale.errors import UserError
+from supmim_scale.runs.rows import read_log
 from supmim_scale.units import gib
 
 
@@ -39,13 +39,12 @@ def compare(run_dirs: list[Path]) -> str:
 
 
 def _last_figures(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "log.jsonl"
-    if not path.is_file():
-        raise UserError(str(run_dir), "no log.jsonl", "a run folder", "check the path")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_log(run_dir)
     last = {row["kind"]: row for row in rows}
     if not {"train", "eval"} <= set(last):
-        raise UserError(str(path), "an unfinished run", "one that was evaluated", "let it finish")
+        raise UserError(
+            str(run_dir), "an unfinished run", "one that was evaluated", "let it finish"
+        )
     # The first interval warms up.
     training = [row["images_per_s"] for row in rows if row["kind"] == "train"]
     steady = training[1:] or training

@@ -65,6 +65,8 @@ def train_here(config: RunConfig, run_dir: Path, start: Start, stopper: Stopper)
     if not outcome.is_finished and world.is_main:
         _say_stopped(run, int(figures["steps_done"]), stopper, world)
     leave_world(world)
+    if run.held is not None:
+        run.held.close()  # another run of this process may go on in the folder
     _require_finite(outcome)
     return outcome
 

@@ -50,12 +50,32 @@ def refused(capsys, *arguments):
         ("input.readers=0", ["input.readers", "1 or more"]),
         ("loss.label_smoothing=2", ["from 0 to 1"]),
         ("nonsense", ["section.key=value"]),
+        ("model.depth=0", ["model.depth", "1 or more"]),
+        ("model.patch_size=0", ["model.patch_size", "1 or more"]),
+        ("model.patch_size=-8", ["model.patch_size", "1 or more"]),
+        ("model.width=130", ["model.heads", "divisor"]),
+        ("model.decoder_heads=3", ["model.decoder_heads", "3 for width 64", "divisor"]),
+        ("model.image_size=8", ["model.image_size", "one patch", "16"]),
+        ("optim.lr=inf", ["optim.lr", "inf", "above 0"]),
+        ("optim.lr=nan", ["optim.lr", "nan", "above 0"]),
+        ("model.init_from=nowhere.safetensors", ["model.init_from", "no file nowhere.safetensors"]),
+        ("model.init_from=timm/vit_nothing", ["model.init_from", "timm/vit_nothing"]),
+        ("engine.attention=cudnn", ["engine.attention", "cudnn"]),
+        ("input.decoder=mixed", ["input.decoder", "without a GPU"]),
+        ("engine.fp8=linears", ["engine.fp8", "8.9"]),
+        ("engine.ds_config=zero4", ["engine.ds_config", "zero3"]),
     ],
 )
 def test_a_wrong_override_is_one_line(capsys, override, words):
     line = refused(capsys, "check", "smoke", override)
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize("ranks", ["0", "-1"])
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_number_of_ranks_that_cannot_be_started_is_one_line(capsys, command, ranks):
+    assert "1 or more" in refused(capsys, command, "smoke", f"--ranks={ranks}")
 
 
 @pytest.mark.parametrize(
@@ -137,8 +157,8 @@ def test_train_and_val_that_number_their_classes_apart_are_one_line(capsys, tmp_
     for folder in ("train/a", "train/b", "train/c", "val/a", "val/c"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.jpg").write_bytes(b"x")
-    recipe = ["check", "smoke", f"input.root={tmp_path}", "data.reader=folder"]
-    assert "b in one alone" in refused(capsys, *recipe)
+    recipe = ["check", "smoke", f"input.root={tmp_path}", "data.reader=folder", "mim.weight=0"]
+    assert "class folder 'b' exists only in data.train" in refused(capsys, *recipe)
     (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in "abcdefghijklmnop"))
     assert main([*recipe, f"data.classes={tmp_path / 'classes.txt'}"]) == 0
 
@@ -164,6 +184,33 @@ def test_mixing_pairs_in_odd_micro_batches_is_one_line(capsys, shards):
     recipe = ["check", "smoke", f"input.root={shards}", "augment.cutmix_alpha=1"]
     assert "even micro-batch" in refused(capsys, *recipe, "engine.micro_batch=1")
     assert main([*recipe, "engine.micro_batch=2"]) == 0
+
+
+def test_more_centres_than_patches_are_one_line(capsys, shards):
+    recipe = ["check", "smoke", f"input.root={shards}", "mim.codebook_images=2"]
+    assert "256 centres for 72 patches" in refused(capsys, *recipe)
+    assert main([*recipe, "mim.codebook_size=72"]) == 0
+
+
+def test_a_run_folder_that_is_a_file_is_one_line(capsys, shards, tmp_path):
+    (tmp_path / "run").write_text("")
+    recipe = ["check", "smoke", f"input.root={shards}"]
+    for folder in ("run", "run/below"):
+        line = refused(capsys, *recipe, f"log.run_dir={tmp_path / folder}")
+        assert "which is a file" in line
+    assert main([*recipe, f"log.run_dir={tmp_path / 'new/one'}"]) == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_plain_pytorch_on_several_ranks_is_one_line(capsys, shards):
+    recipe = ["check", "smoke", f"input.root={shards}", "engine.kind=plain"]
+    assert "plain with 2 ranks" in refused(capsys, *recipe, "--ranks", "2")
+
+
+def test_held_out_images_that_are_the_training_images_are_one_line(capsys, shards):
+    line = refused(capsys, "check", "smoke", f"input.root={shards}", "data.val=train")
+    assert "data.val" in line
+    assert "not trained on" in line
 
 
 def test_nothing_to_learn_is_one_line(capsys):
