@@ -43,6 +43,7 @@ OWNERS = {
     "tfrecord": {"data/readers/tfrecord.py"},
     "matplotlib": {
         "data/inspect.py",
+        "scaling/answer.py",  # for a type alone
         "scaling/figures.py",
         "scaling/style.py",
         "studies/coverage.py",

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 
 from supmim_scale.build.model import encoder_geometry
 from supmim_scale.launch.world import World
@@ -19,18 +18,13 @@ JOB = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 @pytest.fixture
 def refused(monkeypatch, capsys):
     """The one line that a benchmark ends with, before any rank has started."""
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        assert importlib.import_module(name).main() == 2
+        assert importlib.import_module(f"benchmarks.{name}").main() == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -47,8 +41,8 @@ def losses(step, count=3):
      ("timm", "classification")],
 )  # fmt: skip
 def test_a_step_written_by_hand_learns_what_ours_does(name, layout):
-    from baselines import BASELINES, baseline_step
-    from steps import our_step, recipe_of
+    from benchmarks.speed.baselines import BASELINES, baseline_step
+    from benchmarks.speed.steps import our_step, recipe_of
 
     config = recipe_of({**JOB, "layout": layout})
     theirs = baseline_step(name, config, ALONE)
@@ -57,9 +51,10 @@ def test_a_step_written_by_hand_learns_what_ours_does(name, layout):
 
 
 def test_the_flops_by_hand_are_ours_and_two_forwards_embed_twice():
-    from baselines import baseline_step
-    from steps import our_step, recipe_of
     from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.speed.baselines import baseline_step
+    from benchmarks.speed.steps import our_step, recipe_of
 
     config = recipe_of(JOB)
     ours, hand, twice = (
@@ -83,8 +78,8 @@ def test_the_flops_by_hand_are_ours_and_two_forwards_embed_twice():
 
 
 def test_a_fed_step_learns_from_the_samples_and_says_what_it_waited(shards):
-    from measuring import time_steps
-    from steps import our_step, recipe_of
+    from benchmarks.speed.measuring import time_steps
+    from benchmarks.speed.steps import our_step, recipe_of
 
     fixed = our_step(recipe_of(JOB), ALONE)
     fed = our_step(recipe_of({**JOB, "data": str(shards)}), ALONE, is_fed=True)
@@ -100,7 +95,7 @@ def test_a_fed_step_learns_from_the_samples_and_says_what_it_waited(shards):
 
 
 def test_the_interval_of_a_median_holds_as_much_as_it_says():
-    from paired import median_interval
+    from benchmarks.speed.paired import median_interval
 
     # Of 12 values the third and the tenth hold the median with 96.1 % (tables of order statistics).
     assert median_interval(list(range(12))) == (2, 9)
@@ -113,7 +108,7 @@ def test_the_interval_of_a_median_holds_as_much_as_it_says():
      ("speed", 0.9, "PASS")],
 )  # fmt: skip
 def test_a_ratio_is_held_against_its_bound(kind, bound, word):
-    from paired import verdict
+    from benchmarks.speed.paired import verdict
 
     row = verdict([0.99, 1.0, 1.01], bound, kind)
     assert (row["verdict"], row["is_clear"]) == (word, True)
@@ -121,7 +116,7 @@ def test_a_ratio_is_held_against_its_bound(kind, bound, word):
 
 
 def test_pairs_take_turns_and_who_begins_changes():
-    from paired import take_turns
+    from benchmarks.speed.paired import take_turns
 
     order = []
 
@@ -135,7 +130,7 @@ def test_pairs_take_turns_and_who_begins_changes():
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 8, 100, 1000])
 def test_the_largest_batch_is_found(limit):
-    from probing import GRAIN, search
+    from benchmarks.speed.probing import GRAIN, search
 
     found = search(lambda images: images <= limit, 512)
     assert found <= min(limit, 512)
@@ -145,7 +140,7 @@ def test_the_largest_batch_is_found(limit):
 
 
 def test_a_page_keeps_what_stands_around_its_rows():
-    from pages import between_markers
+    from benchmarks.rows.pages import between_markers
 
     page = between_markers("# Mine\n", "first")
     page = between_markers(page + "after\n", "second")
@@ -156,7 +151,7 @@ def test_a_page_keeps_what_stands_around_its_rows():
 
 
 def test_rows_vary_in_what_must_not_change_the_result():
-    from steps import require_varied
+    from benchmarks.speed.steps import require_varied
 
     found = require_varied(["engine.checkpoint_every_k=2,3", "input.threads=1"])
     assert found == [["engine.checkpoint_every_k=2", "input.threads=1"],
@@ -181,8 +176,8 @@ def test_a_benchmark_refuses_what_it_cannot_run(refused, name, arguments, word):
 
 
 def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
-    from paired import measure_pair
-    from throughput_report import figure, markdown
+    from benchmarks.speed.paired import measure_pair
+    from benchmarks.speed.report import figure, markdown
 
     job = {**JOB, "pair": "by_hand", "warmup": 2, "rounds": 2, "steps": 1}
     row = measure_pair(job, ALONE)
@@ -197,7 +192,7 @@ def test_a_pair_in_one_process_says_pass_or_fail(tmp_path):
 
 @pytest.mark.parametrize("pair", ["joined", "fused", "attention", "selective", "first_k"])
 def test_a_part_of_the_step_learns_what_the_step_without_it_does(pair):
-    from paired import measure_pair
+    from benchmarks.speed.paired import measure_pair
 
     row = measure_pair({**JOB, "pair": pair, "warmup": 2, "rounds": 1, "steps": 1}, ALONE)
     assert row["loss_gap"] < 1e-5
@@ -205,7 +200,7 @@ def test_a_part_of_the_step_learns_what_the_step_without_it_does(pair):
 
 
 def test_changes_are_those_that_the_device_can_show():
-    from pairs import CHANGES, changes, usual_pairs
+    from benchmarks.speed.pairs import CHANGES, changes, usual_pairs
 
     assert set(changes(is_gpu=True)) | set(changes(is_gpu=False)) == set(CHANGES)
     assert "fp8" not in changes(is_gpu=False)
@@ -213,8 +208,8 @@ def test_changes_are_those_that_the_device_can_show():
 
 
 def test_the_shapes_of_a_model_hold_its_flops():
-    from shapes import _call, shapes_of
-    from steps import our_flops, recipe_of
+    from benchmarks.speed.shapes import _call, shapes_of
+    from benchmarks.speed.steps import our_flops, recipe_of
 
     config = recipe_of(JOB)
     found = shapes_of(config, 2)
@@ -239,7 +234,7 @@ def test_the_shapes_of_a_model_hold_its_flops():
     ids=["all", "one not available", "cut short", "an error", "an answer on stdout", "silent"],
 )
 def test_a_column_of_nvidia_smi_without_a_value_has_its_reason(told, code, reason):
-    measuring = importlib.import_module("measuring")
+    measuring = importlib.import_module("benchmarks.speed.measuring")
     row = measuring.gpu_columns(told, code)
     assert set(row) == {*measuring._GPU_COLUMNS.values(), "power_reason"}
     told_reason = row.pop("power_reason")

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 from supmim_scale.build.engine import choose_attention, engine_settings
 from supmim_scale.build.model import MaskSpec
@@ -30,14 +29,9 @@ LR = 1e-3
 STEPS = 4
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 def plain_engine(*overrides):
     """(engine, arguments of its step, its attention kernel), alone on the device."""
-    from steps import fixed_batch, joint_model, recipe_of
+    from benchmarks.speed.steps import fixed_batch, joint_model, recipe_of
 
     config = recipe_of({**JOB, "overrides": list(overrides)})
     model = joint_model(config)
@@ -87,7 +81,7 @@ def test_ten_steps_in_fp8_stay_near_those_in_bf16():
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_compiled_blocks_lose_what_eager_ones_lose(stage):
-    from throughput import measured
+    from benchmarks.speed.throughput import measured
 
     own = {"task": "row", "baseline": None, "stage": stage, "warmup": 1, "steps": 2}
     job = {**JOB, **own, "profile": None}

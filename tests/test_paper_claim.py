@@ -5,19 +5,15 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from scipy import stats
 
+from benchmarks.claim import paper_claim, report
 from supmim_scale.build.model import encoder_geometry
 from supmim_scale.config import load_config
 from supmim_scale.config.load import resolved
 from supmim_scale.data.dataset import open_dataset
 from supmim_scale.data.readers import SampleLayout
 from supmim_scale.runs.folder import identity_of
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import paper_claim
-import paper_claim_report
 
 
 @pytest.mark.parametrize("shared", paper_claim.WORDS.values(), ids=paper_claim.WORDS)
@@ -87,7 +83,7 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
 
 
 def row_of(kind, objective, seed, value, lr=0.1, **changed):
-    figures = dict.fromkeys(paper_claim_report.MEASURES, value)
+    figures = dict.fromkeys(report.MEASURES, value)
     return {
         "kind": kind, "objective": objective, "seed": seed, "lr": lr, "version": "short",
         "size": "64x4/4",
@@ -111,12 +107,12 @@ def rows_with(differences):
 def table_of(tmp_path, rows):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return paper_claim_report.report(path)
+    return report.report(path)
 
 
 def test_differences_are_paired_and_their_interval_is_students(tmp_path):
     differences = [0.01, 0.03, -0.02]
-    mean, wide = paper_claim_report.interval(differences)
+    mean, wide = report.interval(differences)
     low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert (mean - wide, mean + wide) == pytest.approx((low, high))
     table = table_of(tmp_path, rows_with(differences))
@@ -129,9 +125,9 @@ def test_differences_are_paired_and_their_interval_is_students(tmp_path):
 
 def test_a_pair_is_of_one_size_and_recipe_at_the_learning_rates_that_the_tuning_chose(tmp_path):
     tuned = [row_of("tune", name, 1000, value, lr, images=100.0)
-             for name in paper_claim_report.NAMES
+             for name in report.NAMES
              for lr, value in ((0.1, 0.4), (0.2, 0.5), (0.3, 0.5))]  # fmt: skip
-    words = [row_of("run", name, seed, 0.5, 0.2) for name in paper_claim_report.NAMES
+    words = [row_of("run", name, seed, 0.5, 0.2) for name in report.NAMES
              for seed in (0, 1)]  # fmt: skip
     strays = [row_of("run", "supervised_mim", 0, 0.9, 0.3),
               row_of("run", "supervised_mim", 1, 0.9, 0.2, images_seen=91)]  # fmt: skip

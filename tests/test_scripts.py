@@ -37,10 +37,7 @@ def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
 
 
 def test_a_row_that_learned_something_else_is_no_measurement(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks/throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("benchmarks.speed.throughput")
     shared = {
         "model": "m",
         "layout": "l",

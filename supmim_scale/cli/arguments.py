@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from supmim_scale.errors import UserError
@@ -16,6 +17,21 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """How many processes do the work."""
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+
+def require_once(overrides: Iterable[str]) -> None:
+    """Raise `UserError` for a key that is given two values on one command line."""
+    given = dict[str, str]()
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in given:
+            raise UserError(
+                f"command line: {key}",
+                f"{given[key]} and {value}",
+                "one value",
+                "delete one of them",
+            )
+        given[key] = value
 
 
 def require_ranks(ranks: int) -> int:

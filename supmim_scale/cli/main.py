@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supmim_scale import __version__
+from supmim_scale.cli.arguments import require_once
 from supmim_scale.cli.data import add_data_commands
 from supmim_scale.cli.evaluate import add_eval_command, add_export_command
 from supmim_scale.cli.plan import add_plan_command
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 a user's mistake, 75 stopped and saved."""
     arguments = _parse(argv)
     try:
+        require_once(getattr(arguments, "overrides", ()))
         return int(arguments.run(arguments))
     except UserError as error:
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))

@@ -61,9 +61,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 def config_from(tree: dict[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
     """The checked recipe of a mapping; `where` is for messages. Raises `UserError` as
     `load_config` does."""
-    given = dict[str, str]()
     for override in overrides:
-        _override(tree, override, given)
+        _override(tree, override)
     config: RunConfig = _build(RunConfig, tree, where=where, prefix="")
     if config.data.name is None:
         name = Path(config.input.root).absolute().name
@@ -108,19 +107,13 @@ def as_yaml(config: RunConfig) -> str:
     return f"# digest {digest(config)}\n{text}"
 
 
-def _override(tree: dict[str, Any], override: str, given: dict[str, str]) -> None:
-    """Set one `a.b=value` in the raw tree; the value is text, converted by the field's type.
-    `given` remembers the values of the command line so far."""
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in the raw tree; the value is text, converted by the field's type."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             "command line", f"'{override}'", "section.key=value", "write, say, optim.lr=0.001"
         )
-    if key in given:
-        raise UserError(
-            f"command line: {key}", f"{given[key]} and {text}", "one value", "delete one of them"
-        )
-    given[key] = text
     *sections, leaf = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})

@@ -2,14 +2,11 @@
 
 import json
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from supmim_scale.errors import UserError
-
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+DATA = Path(str(resources.files("supmim_scale") / "planner" / "past_errors.json"))
 
 
 @dataclass(frozen=True)
@@ -29,34 +26,9 @@ class Errors:
         ]
 
 
-def errors_in(folder: Path = RESULTS) -> Errors:
-    """Of the rows of `memory_*.jsonl` and `throughput_*.jsonl`, those of the step as it is by
-    default; none where the package lies outside its source tree.
-
-    Raises `UserError` for a file that is none of these benchmarks'.
-    """
-    found = Errors([], [], [])
-    for row in _rows(folder, "memory", ("accelerator", "peak_error")):
-        is_gpu = row["accelerator"] == "cuda"
-        (found.gpu_memory if is_gpu else found.cpu_memory).append(float(row["peak_error"]))
-    for row in _rows(folder, "throughput", ("kind",)):
-        if row.get("planned_error") is not None and not row["overrides"]:
-            found.images_per_s.append(float(row["planned_error"]))
-    return found
-
-
-def _rows(folder: Path, name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob(f"{name}_*.jsonl")):
-        for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-                for key in keys:
-                    row[key]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    str(path), f"{type(error).__name__}", f"rows of {name}.py", "make it again"
-                ) from None
-            yield row
+def past_errors() -> Errors:
+    """What `python benchmarks/past_errors.py` collected last."""
+    return Errors(**json.loads(DATA.read_text()))
 
 
 def _spread(errors: list[float]) -> str:

@@ -2,7 +2,7 @@
 
 from supmim_scale.planner.cost import RunCost
 from supmim_scale.planner.fit import limit_bytes
-from supmim_scale.planner.past_errors import errors_in
+from supmim_scale.planner.past_errors import past_errors
 from supmim_scale.planner.plan import Plan, Ranked, Scaled
 from supmim_scale.planner.speed import flops_of
 from supmim_scale.planner.tiles import tile_line
@@ -23,7 +23,7 @@ def as_text(plan: Plan) -> str:
         _ranking(plan),
         _scaling(plan.scaling, plan),
         ["assumed", *(f"  {line}" for line in assumptions(plan))],
-        ["error so far", *(f"  {line}" for line in errors_in().lines())],
+        ["error so far", *(f"  {line}" for line in past_errors().lines())],
     ]
     return "\n\n".join("\n".join(lines) for lines in paragraphs if lines)
 

@@ -20,7 +20,7 @@ from supmim_scale.scaling.runs import find_runs, run_row
 from supmim_scale.scaling.text import as_dict, as_text, gap_text
 
 if TYPE_CHECKING:
-    from supmim_scale.scaling.figures import Figure
+    from matplotlib.figure import Figure
 
 Source = Sequence[Path | Row]
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import ROOT
 
 from supmim_scale.launch.world import World
 
@@ -11,8 +10,7 @@ ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), la
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import memory
+    from benchmarks.bytes import memory
 
     return memory
 

@@ -5,12 +5,13 @@ import json
 import pytest
 from small_models import small
 
+from benchmarks.plans.past_errors import RESULTS, errors_in
 from supmim_scale import planner
 from supmim_scale.cli.main import main
 from supmim_scale.config import load_config
 from supmim_scale.errors import UserError
 from supmim_scale.hardware.gpus import find_gpu
-from supmim_scale.planner.past_errors import errors_in
+from supmim_scale.planner.past_errors import past_errors
 
 GPU = """\
 mine:
@@ -134,3 +135,8 @@ def test_the_error_so_far_is_read_from_rows_of_the_step_as_it_is(tmp_path):
     (tmp_path / "memory_cpu.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"memory_cpu\.jsonl"):
         errors_in(tmp_path)
+
+
+def test_an_installed_package_tells_the_errors_of_all_committed_rows():
+    """`python benchmarks/past_errors.py` collects them."""
+    assert past_errors() == errors_in(RESULTS)

@@ -6,16 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from known_laws import grid, iso_flop, write
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("scaling_fit", ROOT / "benchmarks/scaling_fit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.laws.scaling_fit")
 
 
 def test_a_folder_without_tables_is_refused(benchmark, tmp_path, monkeypatch, capsys):

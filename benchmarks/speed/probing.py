@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from baselines import BASELINES
-from batches import fixed_batch
-from ranks import Job, Row
-from steps import joint_model, recipe_of
 
+from benchmarks.rows.ranks import Job, Row
+from benchmarks.speed.baselines import BASELINES
+from benchmarks.speed.batches import fixed_batch
+from benchmarks.speed.steps import joint_model, recipe_of
 from supmim_scale.build.engine import engine_settings
 from supmim_scale.engine import build_engine
 from supmim_scale.engine.base import Engine

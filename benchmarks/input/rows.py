@@ -3,7 +3,8 @@
 import statistics
 
 import numpy as np
-from pages import Row, mib
+
+from benchmarks.rows.pages import Row, mib
 
 STAGES = {
     "read": "read bytes",

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from baselines import SIDES
-from measuring import one_profiled_step
-from pairs import ALL, DS_CONFIGS
-from ranks import Job, Row
 from scipy import stats
-from steps import Step, our_step, recipe_of
 
+from benchmarks.rows.ranks import Job, Row
+from benchmarks.speed.baselines import SIDES
+from benchmarks.speed.measuring import one_profiled_step
+from benchmarks.speed.pairs import ALL, DS_CONFIGS
+from benchmarks.speed.steps import Step, our_step, recipe_of
 from supmim_scale.config import digest
 from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.launch.provenance import peak_memory_bytes

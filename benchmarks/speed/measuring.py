@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from ranks import Row
-from steps import Step
 from torch import nn
 
+from benchmarks.rows.ranks import Row
+from benchmarks.speed.steps import Step
 from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
 from supmim_scale.launch.provenance import device_name, peak_memory_bytes

@@ -5,7 +5,6 @@ python benchmarks/paper_claim_report.py benchmarks/results/paper_claim.jsonl
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -226,7 +225,3 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     right.set_xticks(range(len(MEASURES)), MEASURES.values(), rotation=15)
     right.set(ylabel="with MIM minus without, points")
     figure.savefig(path, dpi=120)
-
-
-if __name__ == "__main__":
-    print(report(Path(sys.argv[1])))

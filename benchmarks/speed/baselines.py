@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from batches import CODES, fixed_batch
-from ranks import Job
-from steps import LR, Step, joint_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.rows.ranks import Job
+from benchmarks.speed.batches import CODES, fixed_batch
+from benchmarks.speed.steps import LR, Step, joint_model
 from supmim_scale.build.model import encoder_arguments, joint_shape
 from supmim_scale.config import RunConfig
 from supmim_scale.engine.settings import resolve_precision

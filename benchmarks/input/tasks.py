@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,37 +11,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataloader_rows import spread, stage_summary
 from nvidia.dali import fn, pipeline_def, types
 
+from benchmarks.input.rows import stage_summary
+from benchmarks.input.training import Job, Row, set_facts, training_task, wait_for_device
 from supmim_scale import randomness
-from supmim_scale.config import load_config
 from supmim_scale.config.experiment import AugmentConfig
 from supmim_scale.data.augment import draw_augmentations
 from supmim_scale.data.dali import DecodeCheck, ViewPipeline, ViewSpec, num_choices
 from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.headers import read_header
-from supmim_scale.data.loader import Batch, Share, ViewSettings, training_batches
+from supmim_scale.data.loader import Share, ViewSettings, training_batches
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.views import DRAWS_PER_CROP, random_window
-from supmim_scale.launch.join import join_world, leave_world
 from supmim_scale.models.torchvision_ops import declare_missing_ops
-from supmim_scale.training.build import Run, build_run
 
 PATTERNS = {"webdataset": "train", "tfrecord": "tfrecord", "folder": "folder", "list": "list.csv"}
 WIDTH, HEIGHT, SIZE, CROP_SCALE = 500, 375, 224, (0.08, 1.0)
 STAGE_BATCH = 32
 NOT_AUGMENTED = AugmentConfig()
-LEAD = 6  # steps before a block of training: what was decoded ahead in the other kind is used up
-Job = dict[str, Any]
-Row = dict[str, Any]
-
-
-def set_facts(dataset: Dataset) -> Row:
-    """Size of a set in shards."""
-    num_bytes = sum(facts.num_bytes for facts in dataset.tables)
-    return {"num_images": len(dataset), "mean_image_bytes": num_bytes / len(dataset)}
 
 
 def images_per_s(step: Callable[[], int], seconds: float, group: int) -> float:
@@ -58,12 +46,6 @@ def images_per_s(step: Callable[[], int], seconds: float, group: int) -> float:
         steps += 1
     wait_for_device()
     return images / (time.perf_counter() - started)
-
-
-def wait_for_device() -> None:
-    """Let the GPU finish, where this process uses one."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def loader_task(job: Job) -> Row:
@@ -272,59 +254,6 @@ def view_inputs(epochs_B: Any, ids_B: Any, augment: AugmentConfig = NOT_AUGMENTE
     drawn = draw_augmentations(augment, num_choices(augment.kind), SIZE, 0, epochs_B, ids_B)
     boxes = {"anchors": boxes_B4[:, :2].copy(), "shapes": boxes_B4[:, 2:].copy()}
     return {**boxes, "flips": flips_B.astype(np.int32), **drawn}
-
-
-def training_task(job: Job) -> Row:
-    """Real batches against one repeated batch in the smoke recipe, in blocks that alternate."""
-    keys = [
-        f"input.root={job['data']}",
-        "engine.kind=plain",
-        "engine.activation_checkpointing=none",
-    ]
-    if job["model_width"]:
-        keys += [f"model.width={job['model_width']}", f"model.heads={job['model_width'] // 32}"]
-    config, world = load_config("smoke", keys), join_world()
-    with tempfile.TemporaryDirectory() as folder:
-        run = build_run(config, world, Path(folder))
-        cached, pairs = next(run.batches), []
-        for number in range(job["pairs"]):
-            kinds = [None, cached] if number % 2 else [cached, None]
-            took = {b is None: block(run, b, job["steps"]) for b in kinds}
-            pairs.append((took[True], took[False]))
-    leave_world(world)
-    images = job["steps"] * config.optim.global_batch
-    return {
-        **set_facts(run.train_set),
-        **spread("images_per_s", [images / real for (real, _), _ in pairs]),
-        **spread("synthetic_images_per_s", [images / made for _, (made, _) in pairs]),
-        **spread("ratio_to_synthetic", [made / real for (real, _), (made, _) in pairs]),
-        **spread("data_wait", [waited / real for (real, waited), _ in pairs]),
-        "width": config.model.width,
-        "image_size": config.model.image_size,
-        "global_batch": config.optim.global_batch,
-        "precision": run.precision,
-        "threads": config.input.threads,
-        "readers": config.input.readers,
-    }
-
-
-def block(run: Run, cached: Batch | None, steps: int) -> tuple[float, float]:
-    """(seconds, those waited for batches) of training steps as in train.py."""
-    started, waited = 0.0, 0.0
-    for step in range(LEAD + steps):
-        if step == LEAD:
-            wait_for_device()
-            started, waited = time.perf_counter(), 0.0
-        for micro in range(run.accumulation):
-            asked = time.perf_counter()
-            batch = cached or next(run.batches)
-            waited += time.perf_counter() - asked
-            arguments, _ = run.step_arguments(batch)
-            torch.manual_seed(randomness.torch_seed(run.config.seed, step, micro, run.world.rank))
-            run.engine.forward_backward(*arguments)
-        run.engine.apply(run.config.optim.lr)
-    wait_for_device()
-    return time.perf_counter() - started, waited
 
 
 def memory_task(job: Job) -> Row:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batches import CODES, Feed, fixed_batch
-from ranks import Job
 from torch import Tensor, nn
 
+from benchmarks.rows.ranks import Job
+from benchmarks.speed.batches import CODES, Feed, fixed_batch
 from supmim_scale.build.engine import choose_attention, engine_settings
 from supmim_scale.build.model import encoder_geometry, joint_shape, recipe_model
 from supmim_scale.config import RunConfig, load_config

@@ -1,0 +1,1 @@
+"""Peak memory beside what the planner says of it."""

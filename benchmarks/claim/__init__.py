@@ -1,0 +1,1 @@
+"""Supervised beside supervised + MIM: the paper's claim, small."""

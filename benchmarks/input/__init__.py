@@ -1,0 +1,1 @@
+"""The input path beside other loaders."""

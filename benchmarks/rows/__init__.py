@@ -1,0 +1,1 @@
+"""Rows of results: measured in processes of their own, shown on pages."""

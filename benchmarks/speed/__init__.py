@@ -1,0 +1,1 @@
+"""Training steps: ours beside what you would run without us."""
