@@ -37,14 +37,15 @@ from supmim_scale.data.dataset import Dataset, open_dataset
 from supmim_scale.data.readers import SampleLayout
 from supmim_scale.data.synth import SynthSpec, write_synthetic
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
+from supmim_scale.hardware.gpus import find_gpu
 from supmim_scale.launch.provenance import provenance
-from supmim_scale.models.flops import PEAK_BF16_FLOPS, step_flops
+from supmim_scale.models.flops import step_flops
 from supmim_scale.units import duration
 
 SCRIPT = str(Path(__file__).parents[1] / "dataloader.py")  # what workers are started with
 KINDS = ("loader", "stage", "feeds", "training", "memory")
 FED = ("vitl14_in21k", "vith14_in21k", "vitg14_in21k")
-FED_GPU, FED_MFU, CODES = "NVIDIA H100 80GB HBM3", 0.5, 1024
+FED_GPU, FED_MFU, CODES = "h100", 0.5, 1024
 TIMEOUT_S = 1800
 PACKAGES = ("torchvision", "webdataset", "pillow", "tfrecord")
 
@@ -297,7 +298,7 @@ def feeds_rows(bench: Bench, arguments: argparse.Namespace) -> None:
     best = max(found, key=lambda row: row["images_per_s"], default=None)
     for recipe in FED:
         flops = step_flops(joint_shape(load_config(recipe), CODES)).model
-        needed = FED_MFU * PEAK_BF16_FLOPS[FED_GPU] / flops
+        needed = FED_MFU * find_gpu(FED_GPU).bf16_flops_per_s / flops
         row = {
             "kind": "feeds",
             "name": f"feeds {recipe}",

@@ -18,9 +18,9 @@ from benchmarks.rows.ranks import Row
 from benchmarks.speed.steps import Step
 from supmim_scale.build.model import joint_shape
 from supmim_scale.config import RunConfig
+from supmim_scale.hardware.gpus import gpu_of_device
 from supmim_scale.launch.provenance import device_name, peak_memory_bytes
 from supmim_scale.launch.world import World
-from supmim_scale.models.flops import PEAK_BF16_FLOPS
 from supmim_scale.planner.cluster import cluster_of
 from supmim_scale.planner.setting import RecipeMemory
 from supmim_scale.planner.speed import Assumed, step_time
@@ -29,12 +29,6 @@ from supmim_scale.training.profile import read_profile, timed, write_profile
 PHASES = ("forward", "backward", "optimizer")
 _ROOF_SIDE = {"cuda": 8192, "cpu": 2048}
 _ROOF_REPEATS = 5
-_PLANNED = {  # torch's names of GPUs whose datasheets the planner has
-    "NVIDIA A100-SXM4-40GB": "a100-40",
-    "NVIDIA A100-SXM4-80GB": "a100",
-    "NVIDIA H100 80GB HBM3": "h100",
-    "NVIDIA H200": "h200",
-}
 _GPU_COLUMNS = {  # of nvidia-smi, with their unit in the row's name
     "clocks.sm": "sm_clock_mhz",
     "clocks.mem": "memory_clock_mhz",
@@ -135,7 +129,8 @@ def speed(row: Row, step: Step, world: World, precision: str, roof: float) -> Ro
     """Rates of a timed step. MFU is null with its reason where the vendor's peak is unknown;
     `roof_share` is of the `roof` of a matmul measured beside it, FLOP/s over all ranks."""
     rate, flops = step.images / row["step_time_median_s"], step.flops
-    peak = PEAK_BF16_FLOPS.get(device_name()) if precision == "bf16" else None
+    gpu = gpu_of_device(device_name())
+    peak = gpu.bf16_flops_per_s if gpu and precision == "bf16" else None
     reason = None if peak else f"no sourced {precision} peak for {device_name()}"
     vendor = world.world_size * peak if peak else None
     return {
@@ -159,8 +154,8 @@ def planned(
     """What `supmim-scale plan --mfu EXPECTED` says of our step's images/s, and its error; with no
     expectation at what the planner assumes. No `images_per_s`: a baseline, or a step that is fed,
     whose host the planner does not know."""
-    name, reason = _PLANNED.get(device_name()), f"no datasheet of {device_name()}"
-    if images_per_s is None or name is None:
+    gpu, reason = gpu_of_device(device_name()), f"no datasheet of {device_name()}"
+    if images_per_s is None or gpu is None:
         reason = reason if images_per_s else "the planner knows our step alone, not fed"
         return {
             "planned_images_per_s": None,
@@ -168,7 +163,7 @@ def planned(
             "planned_mfu": None,
             "planned_reason": reason,
         }
-    known, cluster = RecipeMemory(config), cluster_of(name, 1, world.world_size)
+    known, cluster = RecipeMemory(config), cluster_of(gpu.name, 1, world.world_size)
     setting = known.setting(config, world.world_size, pool=False)
     shape = joint_shape(config, known.out_features)
     assumed = Assumed(decoded_per_s=math.inf)

@@ -32,9 +32,9 @@ from supmim_scale.build.model import encoder_geometry, mask_spec
 from supmim_scale.config import RunConfig
 from supmim_scale.engine.settings import resolve_precision
 from supmim_scale.errors import EXIT_USER_ERROR, UserError
+from supmim_scale.hardware.gpus import gpu_of_device
 from supmim_scale.launch.provenance import device_name
 from supmim_scale.launch.world import World
-from supmim_scale.models.flops import PEAK_BF16_FLOPS
 from supmim_scale.planner.trace import fake_arguments, fill, meta_model
 
 RESULTS = Path(__file__).parents[1] / "results" / "throughput.jsonl"
@@ -107,7 +107,8 @@ def measure(job: Job, world: World) -> Row:
         row["share_of_roof"] = row["flops"] / row["seconds"] / roof
     total = sum(row["seconds"] * row["count"] for row in timed)
     flops = sum(row["flops"] * row["count"] for row in timed)
-    peak = PEAK_BF16_FLOPS.get(device_name()) if precision == "bf16" else None
+    gpu = gpu_of_device(device_name())
+    peak = gpu.bf16_flops_per_s if gpu and precision == "bf16" else None
     share = percent(flops / total / roof)
     print(f"{job['model']} {job['layout']}: {len(timed)} shapes, {share} of the roof", flush=True)
     return {

@@ -7,15 +7,6 @@ Norms, softmax, activations, losses, targets and the optimizer are not counted.
 
 from dataclasses import dataclass, replace
 
-# Dense bf16 peaks in FLOP/s by the name torch.cuda.get_device_name gives.
-# NVIDIA A100 datasheet (2021), H100 and H200 datasheets (2023, 2024; halved: they quote sparsity).
-PEAK_BF16_FLOPS: dict[str, float] = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989.4e12,
-    "NVIDIA H200": 989.4e12,
-}
-
 
 @dataclass(frozen=True)
 class JointShape:

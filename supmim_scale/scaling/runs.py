@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from supmim_scale.errors import UserError
-from supmim_scale.models.flops import PEAK_BF16_FLOPS
+from supmim_scale.hardware.gpus import gpu_of_device
 from supmim_scale.scaling.columns import Row
 
 
@@ -53,10 +53,10 @@ def run_row(run_dir: Path, place: int) -> Row:
         "world_size": start["world_size"],
         **{key: figures[key] for key in _TRAINED if key in figures},
     }
-    peak = PEAK_BF16_FLOPS.get(facts.get("device", ""))
-    if peak is not None:
+    gpu = gpu_of_device(facts.get("device", ""))
+    if gpu is not None:
         rate = start["train_flops_per_image"] * figures["images_per_s"]
-        row["mfu"] = rate / (peak * start["world_size"])
+        row["mfu"] = rate / (gpu.bf16_flops_per_s * start["world_size"])
     if "eval" in last:
         row |= {"top1": last["eval"]["top1"], "error": 1 - last["eval"]["top1"]}
     return row

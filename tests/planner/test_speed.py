@@ -6,8 +6,8 @@ import pytest
 from small_models import small
 
 from supmim_scale.build.model import joint_shape
-from supmim_scale.hardware.gpus import gpu_names
-from supmim_scale.models.flops import PEAK_BF16_FLOPS, step_flops
+from supmim_scale.hardware.gpus import gpu_names, gpu_of_device
+from supmim_scale.models.flops import step_flops
 from supmim_scale.planner import cluster_of, find_gpu
 from supmim_scale.planner.cluster import Collective, collective_s, network_bytes_per_s
 from supmim_scale.planner.cost import num_steps, run_cost
@@ -124,12 +124,19 @@ def test_steps_follow_epochs_where_the_sets_size_is_known():
     assert num_steps(known, None) == round(2 * 1_281_167 / 64)
 
 
-def test_peaks_agree_with_those_that_mfu_is_measured_against():
-    names = {
+def test_a_gpu_is_found_by_the_name_that_torch_gives_it():
+    for name, theirs in {
+        "a100-40": "NVIDIA A100-SXM4-40GB",
         "a100": "NVIDIA A100-SXM4-80GB",
         "h100": "NVIDIA H100 80GB HBM3",
         "h200": "NVIDIA H200",
-    }
-    for ours, theirs in names.items():
-        assert find_gpu(ours).bf16_flops_per_s == PEAK_BF16_FLOPS[theirs]
+    }.items():
+        assert gpu_of_device(theirs) == find_gpu(name)
+    assert gpu_of_device("Voodoo 2") is None
     assert all(find_gpu(name).source for name in gpu_names())
+
+
+def test_dense_bf16_peaks_are_the_datasheets():
+    """NVIDIA's A100 datasheet (2021); H100's and H200's (2023, 2024), which quote sparsity."""
+    assert find_gpu("a100").bf16_flops_per_s == 312e12
+    assert find_gpu("h100").bf16_flops_per_s == find_gpu("h200").bf16_flops_per_s == 1978.8e12 / 2
