@@ -6,7 +6,6 @@ cost a process no more than the pages it touches.
 
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from supmim_scale.files.whole import whole_file
 
 WHOLE_FILE = -1  # size of a sample that is a file of its own
 _FACTS = b"supmim_scale"
@@ -123,10 +124,12 @@ def write_table(
     }
     schema = _SCHEMA.with_metadata({_FACTS: json.dumps(facts)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with (
+        whole_file(path) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
         writer.write_table(samples.cast(_SCHEMA).replace_schema_metadata(None))
-    os.replace(part, path)
 
 
 def _content(samples: pa.Table) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.index_table import Defect
 from supmim_scale.errors import RankError, UserError
+from supmim_scale.files.whole import write_whole
 
 _SHOWN = 5
 
@@ -108,9 +109,7 @@ def read_list(path: Path) -> list[Defect]:
 def write_list(path: Path, defects: Iterable[Defect]) -> None:
     """Write a quarantine file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(asdict(defect)) + "\n" for defect in defects))
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(asdict(defect)) + "\n" for defect in defects))
 
 
 def _refusal(

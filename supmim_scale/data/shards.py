@@ -1,12 +1,12 @@
 """Writing WebDataset shards, and the checksum manifest of a folder of them."""
 
 import io
-import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from supmim_scale.errors import UserError
+from supmim_scale.files.whole import whole_file, write_whole
 
 MANIFEST = "SHA256SUMS"
 
@@ -16,21 +16,16 @@ def write_shard(path: Path, samples: Iterable[tuple[str, bytes, str, str | None]
 
     The file appears under its name only when it is whole and on disk.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     count = 0
-    try:
-        with open(part, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for key, image, extension, label in samples:
-                    _add(tar, f"{key}.{extension}", image)
-                    if label is not None:
-                        _add(tar, f"{key}.cls", label.encode())
-                    count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        whole_file(path, sync=True) as part,
+        tarfile.open(part, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for key, image, extension, label in samples:
+            _add(tar, f"{key}.{extension}", image)
+            if label is not None:
+                _add(tar, f"{key}.cls", label.encode())
+            count += 1
     return count
 
 
@@ -42,9 +37,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def write_manifest(path: Path, checksums: Mapping[str, str]) -> None:
     """Write checksums by file name, in the form that `sha256sum -c` reads."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums)))
-    part.replace(path)
+    write_whole(path, "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums)))
 
 
 def read_manifest(path: Path) -> dict[str, str]:

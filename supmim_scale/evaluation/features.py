@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from supmim_scale.data.loader import Batch
 from supmim_scale.errors import RankError, UserError
 from supmim_scale.files.progress import progress
 from supmim_scale.files.tensors import write_tensors
+from supmim_scale.files.whole import whole_file
 from supmim_scale.launch.world import World
 
 Encode = Callable[[Tensor], Tensor]
@@ -166,11 +166,10 @@ def _save(features: Features, path: Path) -> None:
         "labels": features.labels_NL,
         "features": features.features_ND,
     }
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(tensors, part)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            write_tensors(tensors, part)
     except (OSError, SafetensorError) as error:
         raise UserError("--out", str(error), "a writable folder", "name another") from None
 

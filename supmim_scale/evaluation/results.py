@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supmim_scale.errors import UserError
+from supmim_scale.files.whole import write_whole
 
 FOLDER = "eval"
 # What a figure is of: rows that differ in one of these are no parts of one row.
@@ -77,9 +78,7 @@ class Results:
                 self._events.add_scalar(f"eval/{name}", value, self._step)
         self._events.close()
         path = self._out / "eval.json"
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(merged(_kept(path), row)) + "\n")
-        os.replace(part, path)
+        write_whole(path, json.dumps(merged(_kept(path), row)) + "\n")
         with open(path.with_suffix(".jsonl"), "a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -1,6 +1,5 @@
 """Weights on disk: one safetensors file of whole fp32 tensors, written atomically."""
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from supmim_scale.errors import UserError
 from supmim_scale.files.tensors import write_tensors
+from supmim_scale.files.whole import whole_file
 from supmim_scale.models.convert import has_relative_positions, plain_tensors
 from supmim_scale.models.encoder import VisionTransformer, resampled_positions
 from supmim_scale.models.joint import JointModel, is_head
@@ -19,13 +19,10 @@ _MAY_BE_OVER = tuple(_ENCODER + name for name in ("cls_token", "head", "fc_norm.
 
 
 def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write the file under another name, sync it, rename it."""
+    """Write the file, whole and on disk or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write_tensors(weights, part, metadata)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole_file(path, sync=True) as part:
+        write_tensors(weights, part, metadata)
 
 
 def start_from(model: JointModel, source: str | Path) -> list[str]:

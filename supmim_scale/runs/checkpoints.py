@@ -3,6 +3,9 @@
 A checkpoint is a folder `step-NNNNNNNN` of one safetensors file a rank and `checkpoint.json`, which
 names every file with its size and SHA-256 and says what else the run needs. It is written under
 another name, synced, renamed, and only then does `latest` name it. Nothing in it is ever unpickled.
+
+These are not torch's distributed checkpoints (DCP): the metadata of those is a pickle, and ZeRO's
+shards are flat runs of parameters, no DTensors that DCP could reshard.
 """
 
 import hashlib
@@ -23,12 +26,13 @@ from supmim_scale.engine.state import Piece
 from supmim_scale.errors import UserError
 from supmim_scale.files.checksums import sha256_of
 from supmim_scale.files.tensors import write_tensors
+from supmim_scale.files.whole import PART, sync_to_disk, write_whole
 from supmim_scale.units import gib
 
 MANIFEST, LATEST = "checkpoint.json", "latest"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
-_PART, _DAMAGED = ".part", ".damaged"
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def begin(folder: Path, steps_done: int, num_bytes: int) -> Path:
 
     Raises `OSError` where there is no room for `num_bytes`.
     """
-    part = folder / (checkpoint_name(steps_done) + _PART)
+    part = folder / (checkpoint_name(steps_done) + PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
@@ -72,7 +76,7 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
         key = f"{piece.kind}:{piece.name}"
         tensors[key], starts[key] = piece.values, piece.start
     write_tensors(tensors, path, {"starts": json.dumps(starts)})
-    _sync(path)
+    sync_to_disk(path)
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
@@ -80,16 +84,13 @@ def commit(part: Path, files: list[dict[str, Any]], facts: dict[str, Any]) -> Pa
     """Give a written checkpoint its manifest and its name, then let `latest` name it."""
     body = {"format": _FORMAT, "files": files, **facts}
     text = json.dumps({**body, "sha256": _digest(body)}, indent=1)
-    _write_synced(part / MANIFEST, text)
-    _sync(part)
-    final = part.with_name(part.name.removesuffix(_PART))
+    write_whole(part / MANIFEST, text, sync=True)
+    final = part.with_name(part.name.removesuffix(PART))
     if final.exists():  # of an earlier try at the same steps
         final.rename(final.with_name(final.name + _DAMAGED))
     part.rename(final)
-    _sync(final.parent)
-    _write_synced(final.parent / (LATEST + _PART), final.name + "\n")
-    os.replace(final.parent / (LATEST + _PART), final.parent / LATEST)
-    _sync(final.parent)
+    sync_to_disk(final.parent)
+    write_whole(final.parent / LATEST, final.name + "\n", sync=True)
     return final
 
 
@@ -99,7 +100,7 @@ def prune(folder: Path, keep_last: int, keep_every: int, keep: int | None = None
     for path in _named(folder)[:-keep_last]:
         steps = _steps_of(path)
         if steps != keep and (not keep_every or steps % keep_every):
-            doomed = path.with_name(path.name + _PART)  # never half a checkpoint under its name
+            doomed = path.with_name(path.name + PART)  # never half a checkpoint under its name
             path.rename(doomed)
             shutil.rmtree(doomed)
 
@@ -107,11 +108,11 @@ def prune(folder: Path, keep_last: int, keep_every: int, keep: int | None = None
 def adopt(folder: Path, given: Path) -> None:
     """Take over a checkpoint of another run under the same name, as the last one. Its files are
     linked where the file system can, for no checkpoint is written to once it has its name."""
-    part = folder / (given.name + _PART)
+    part = folder / (given.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(given, part, copy_function=_link)
     part.rename(folder / given.name)
-    _write_synced(folder / LATEST, given.name + "\n")
+    write_whole(folder / LATEST, given.name + "\n", sync=True)
 
 
 def newest_steps(folder: Path) -> int | None:
@@ -243,17 +244,3 @@ def _steps_of(path: Path) -> int:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    path.write_text(text)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """What is written is on disk; for a folder, the names in it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

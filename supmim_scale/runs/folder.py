@@ -11,6 +11,7 @@ from typing import IO, Any
 from supmim_scale.config import IDENTITY_SECTIONS, as_yaml, digest, resolved
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.errors import UserError
+from supmim_scale.files.whole import write_whole
 from supmim_scale.launch.provenance import provenance
 from supmim_scale.runs.checkpoints import Checkpoint, newest_whole
 
@@ -106,9 +107,7 @@ def cut_log(path: Path, steps_done: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue  # a line that was being written when the process died
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept))
-    part.replace(path)
+    write_whole(path, "".join(kept))
 
 
 def _require_same_recipe(

@@ -1,11 +1,11 @@
 """Which weights of a run are its last, and which its best."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from supmim_scale.errors import UserError
+from supmim_scale.files.whole import whole_file, write_whole
 
 
 def last_weights(run_dir: Path, *, raw: bool = False) -> Path:
@@ -32,11 +32,8 @@ def keep_best(run_dir: Path, weights: Path, metric: str, value: float, steps_don
     is_earlier = kept.get("metric") == metric and kept["steps_done"] < steps_done
     if is_earlier and kept["value"] >= value:
         return False
-    part = best.with_name(best.name + ".part")
-    shutil.copy2(weights, part)
-    os.replace(part, best)
+    with whole_file(best) as part:
+        shutil.copy2(weights, part)
     facts = {"metric": metric, "value": value, "steps_done": steps_done, "weights": weights.name}
-    part = note.with_name(note.name + ".part")
-    part.write_text(json.dumps(facts) + "\n")
-    os.replace(part, note)
+    write_whole(note, json.dumps(facts) + "\n")
     return True

@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from supmim_scale.config import digest
 from supmim_scale.errors import UserError
+from supmim_scale.files.whole import whole_file
 from supmim_scale.jobs.manifest import StudyRun, read_design, read_manifest
 from supmim_scale.jobs.status import RunState, run_states
 from supmim_scale.scaling.columns import Row
@@ -66,12 +67,12 @@ def _problem(run: StudyRun, state: RunState, first: float) -> str:
 
 def _write(rows: list[Row], folder: Path) -> Path:
     path = folder / f"{TABLE}.csv"
-    part, names = path.with_suffix(".part"), list(dict.fromkeys(key for row in rows for key in row))
-    rows = [{name: row.get(name) for name in names} for row in rows]  # mfu of known GPUs alone
-    with open(part, "w", newline="") as file:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    rows = [{name: row.get(name) for name in names} for row in rows]  # mfu of known GPUs only
+    with whole_file(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path.with_suffix(".parquet"))
+    with whole_file(path.with_suffix(".parquet")) as part:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part)
     return path
