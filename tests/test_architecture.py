@@ -37,7 +37,6 @@ OWNERS = {
     "nvidia": {"data/dali.py"},
     "yaml": {"config/load.py"},
     "timm": {"models/encoder.py", "models/timm_models.py"},
-    "torchmetrics": {"evaluation/scores.py"},
     "onnxruntime": {"exports/onnx_file.py"},
     "tqdm": {"files/progress.py", "runs/log.py", "data/synth.py"},
     "tfrecord": {"data/readers/tfrecord.py"},
@@ -50,7 +49,7 @@ OWNERS = {
     },
     "diffusers": {"models/targets.py"},
     "torchao": {"engine/fp8.py"},
-    "sklearn": {"models/targets.py"},
+    "sklearn": {"models/targets.py", "evaluation/scores.py"},
 }
 # Rooms and modules that a login node, or a person who waits for help, runs without torch.
 TORCH_FREE = (

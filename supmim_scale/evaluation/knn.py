@@ -23,10 +23,9 @@ K, TEMPERATURE = 20, 0.07  # Caron et al. 2021 (arXiv 2104.14294), section 4.1
 PLAIN_K = (1, 10, 100)
 RECALL_AT = (1, 5, 10)
 
-_LEVELS, _PLACES = 36, 26  # bits of a key for the similarity and for the place in the bank
-_LAST = (1 << _PLACES) - 1
+_LEVELS = 36  # bits of a similarity that are compared
 _CHUNK = 1 << 25  # similarities at a time
-_ALIVE = 5  # of a chunk, 8 bytes each: similarities, levels, keys; those sorted, and their places
+_ALIVE = 5  # of a chunk, 8 bytes each: similarities, levels, two of a sort; places
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,6 @@ def require_bank(images: int, k: int) -> None:
     """Raise `UserError` where a bank of so many images cannot give `k` neighbours."""
     if not 0 < k <= images:
         raise UserError("--knn-k", f"{k}", f"1 to {images}, the images of the bank", "lower it")
-    if images >= 1 << _PLACES:
-        raise UserError("--knn", f"a bank of {images}", f"below {1 << _PLACES}", "take a part")
 
 
 def require_room(images: int, width: int, free: int | None) -> None:
@@ -200,10 +197,6 @@ def _unit(rows_ND: Tensor) -> Tensor:
 
 def _ranking(similar_QN: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(similarities, places) of the first `count` of the bank for each query."""
-    places_N = torch.arange(similar_QN.shape[1], device=similar_QN.device)
-    levels_QN = (similar_QN.clamp(-1, 1) * 2**_LEVELS).round().long()
-    # One whole number a pair, whose order is that of similarity, then of the place in the bank.
-    keys_QN = (levels_QN << _PLACES) + (_LAST - places_N)
-    whole = count == len(places_N)
-    keys_QK = (keys_QN.sort(1, descending=True) if whole else keys_QN.topk(count, dim=1)).values
-    return (keys_QK >> _PLACES).double() / 2**_LEVELS, _LAST - (keys_QK & _LAST)
+    levels_QN = (similar_QN.clamp(-1, 1) * 2**_LEVELS).round()
+    levels_QN, places_QN = levels_QN.sort(dim=1, descending=True, stable=True)
+    return levels_QN[:, :count] / 2**_LEVELS, places_QN[:, :count]

@@ -39,6 +39,12 @@ class Linear:
     scale_D: Tensor
     gradient: float | None = None
 
+    def on(self, device: torch.device) -> "Linear":
+        """The same on another device."""
+        weight_DK, bias_K = self.weight_DK.to(device), self.bias_K.to(device)
+        mean_D, scale_D = self.mean_D.to(device), self.scale_D.to(device)
+        return Linear(weight_DK, bias_K, mean_D, scale_D, self.gradient)
+
     def logits(self, features_BD: Tensor) -> Tensor:
         """(B, classes)."""
         x_BD = features_BD.to(self.weight_DK.device).double()
@@ -47,7 +53,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of all ranks' images: mean of the features, a quarter of their covariance (what the loss of
+    """Of the images: mean of the features, a quarter of their covariance (what the loss of
     two classes curves like where nothing is known yet), and their number."""
 
     mean_D: Tensor
@@ -61,7 +67,8 @@ def probe_figures(
     """Collective: top-1 and top-5 of the linear probe on `held_out`, what the sweep chose, whether
     that lies on an edge of what was tried, and of L-BFGS whether it came to its minimum.
 
-    What is fitted (of L-BFGS a rank's share) lies on the device, if it fits, for the whole sweep.
+    What is fitted lies on the device, if it fits, for the whole sweep. Rank 0 walks L-BFGS alone;
+    all ranks share what is scored.
     """
     _require_labels(train, num_classes)
     order = np.random.default_rng(_SEED).permutation(len(train))
@@ -70,14 +77,19 @@ def probe_figures(
     scores, chosen_on = [], train.rows(kept).on(world.device)
 
     def fit(rows: Features, value: float, rounds: int, spread: Spread | None) -> Linear:
-        if solver == "lbfgs":
-            return fit_lbfgs(rows, num_classes, value, world, rounds, spread)
-        return fit_sgd(rows, num_classes, value, world)
+        if solver == "sgd":
+            return fit_sgd(rows, num_classes, value, world)
+        # Of walkers that differ by a bit, as kinds of CPU do, one would walk elsewhere.
+        found = None
+        if world.is_main:
+            found = fit_lbfgs(rows, num_classes, value, world.device, rounds, spread)
+        (probe, *_) = world.gather(found and found.on(torch.device("cpu")))
+        assert probe is not None
+        return probe.on(world.device)
 
-    if solver == "lbfgs":
-        places = places[world.rank :: world.world_size]
     fitted = train.rows(places).on(world.device)
-    spread = spread_of(fitted, world) if solver == "lbfgs" else None  # the same for every value
+    # The same for every value.
+    spread = spread_of(fitted, world.device) if solver == "lbfgs" and world.is_main else None
     with progress("probe", len(values) + 1, "fit", shown=world.is_main) as bar:
         for value in values:
             top1, _ = scored(fit(fitted, value, _SWEEP_ROUNDS, spread), chosen_on, world)
@@ -85,8 +97,7 @@ def probe_figures(
             bar.update()
         best = values[int(np.argmax(scores))]  # equals: the first, which is the more careful one
         del fitted, spread
-        whole = train.share(world) if solver == "lbfgs" else train
-        probe = fit(whole.on(world.device), best, _ROUNDS, None)
+        probe = fit(train.on(world.device), best, _ROUNDS, None)
         top1, top5 = scored(probe, held_out, world)
         bar.update()
     row = {
@@ -111,52 +122,36 @@ def scored(probe: Linear, held_out: Features, world: World) -> tuple[float, floa
 
 
 def fit_lbfgs(
-    mine: Features,
+    train: Features,
     num_classes: int,
     l2: float,
-    world: World,
+    device: torch.device,
     rounds: int = _ROUNDS,
     spread: Spread | None = None,
 ) -> Linear:
-    """Collective: the minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
+    """The minimum of the mean loss + l2 / 2 |weight|^2; the bias is not regularised.
 
-    Softmax cross-entropy, or sigmoid summed over classes where images have several labels. `mine`
-    is this rank's share of the images, `spread` that of all ranks', where it is known. Equal to
-    scikit-learn's LogisticRegression with C = 1 / (images x l2).
-
-    Rank 0 walks and the others answer: of walkers that differ by a bit, as kinds of CPU do, one
-    would ask once more than the rest, and wait for ever.
+    Softmax cross-entropy, or sigmoid summed over classes where images have several labels;
+    `spread` is that of `train`, where it is known. Equal to scikit-learn's LogisticRegression with
+    C = 1 / (images x l2).
     """
-    spread = spread or spread_of(mine, world)
-    device, loss_of = world.device, _loss(mine.labels_NL)
-    shape = len(spread.mean_D) + 1, num_classes
-
-    def hear(params: Tensor, left: float = -1.0) -> tuple[Tensor, float]:
-        """Collective: what rank 0 says; `left` is the gradient at the end, and -1 until then."""
-        said = torch.cat([params.flatten(), params.new_tensor([left])])
-        world.sum(said if world.is_main else said.zero_())
-        return said[:-1].view(shape), said[-1].item()
+    spread = spread or spread_of(train, device)
+    loss_of = _loss(train.labels_NL)
 
     def summed(params: Tensor) -> Tensor:
-        """Collective: mean loss and its gradient, flat."""
+        """Mean loss and its gradient, flat."""
         params = params.detach().requires_grad_()
         total = torch.zeros(1 + params.numel(), dtype=torch.float64, device=device)
-        for x_BD, labels_BL in _chunks(mine):
+        for x_BD, labels_BL in _chunks(train):
             logits_BK = (x_BD.to(device).double() - spread.mean_D) @ params[:-1] + params[-1]
             loss = loss_of(logits_BK, labels_BL.to(device)) / spread.images
             (part,) = torch.autograd.grad(loss, params)
             total += torch.cat([loss.detach().view(1), part.flatten()])
-        return world.sum(total)
+        return total
 
-    fitted, left = torch.zeros(shape, dtype=torch.float64, device=device), -1.0
-    if world.is_main:
-        fitted, left = _walk(lambda params: summed(hear(params)[0]), fitted, spread, l2, rounds)
-        hear(fitted, left)
-    else:
-        while left == -1:
-            fitted, left = hear(fitted)
-            if left == -1:
-                summed(fitted)
+    shape = len(spread.mean_D) + 1, num_classes
+    start = torch.zeros(shape, dtype=torch.float64, device=device)
+    fitted, left = _walk(summed, start, spread, l2, rounds)
     return Linear(fitted[:-1], fitted[-1], spread.mean_D, torch.ones_like(spread.mean_D), left)
 
 
@@ -197,20 +192,18 @@ def _walk(
     return weights(), walked.grad.abs().max().item()
 
 
-def spread_of(mine: Features, world: World) -> Spread:
-    """Collective: of the images whose shares the ranks hold."""
-    device, width = world.device, mine.features_ND.shape[1]
-    sums = torch.zeros(width + 1, dtype=torch.float64, device=device)
-    for x_BD, _ in _chunks(mine):
-        sums[:-1] += x_BD.to(device).double().sum(0)
-    sums[-1] = len(mine)
-    *_, images = world.sum(sums).tolist()
-    mean_D = sums[:-1] / images
+def spread_of(train: Features, device: torch.device) -> Spread:
+    """Of the features, on the device."""
+    images, width = train.features_ND.shape
+    mean_D = torch.zeros(width, dtype=torch.float64, device=device)
+    for x_BD, _ in _chunks(train):
+        mean_D += x_BD.to(device).double().sum(0)
+    mean_D /= images
     squares_DD = torch.zeros(width, width, dtype=torch.float64, device=device)
-    for x_BD, _ in _chunks(mine):
+    for x_BD, _ in _chunks(train):
         off_BD = x_BD.to(device).double() - mean_D
         squares_DD += off_BD.T @ off_BD
-    return Spread(mean_D, world.sum(squares_DD).mul_(0.25 / images), images)
+    return Spread(mean_D, squares_DD.mul_(0.25 / images), float(images))
 
 
 def _root(spread: Spread, l2: float) -> Tensor:

@@ -22,9 +22,10 @@ def sets(monkeypatch):
 @pytest.mark.parametrize("fit", [fit_sgd, fit_lbfgs])
 def test_the_probe_is_the_cpus_whether_its_features_lie_on_the_gpu_or_not(fit, sets):
     train, held_out = sets
-    expected_NK = fit(train, 4, 0.01, ALONE).logits(held_out.features_ND)
+    where = (lambda world: world) if fit is fit_sgd else (lambda world: world.device)
+    expected_NK = fit(train, 4, 0.01, where(ALONE)).logits(held_out.features_ND)
     for given in (train, train.on(CUDA.device)):
-        logits_NK = fit(given, 4, 0.01, CUDA).logits(held_out.features_ND)
+        logits_NK = fit(given, 4, 0.01, where(CUDA)).logits(held_out.features_ND)
         assert logits_NK.device == CUDA.device
         assert (logits_NK.cpu() - expected_NK).abs().max() < 1e-6
 

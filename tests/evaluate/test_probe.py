@@ -23,6 +23,9 @@ from supmim_scale.evaluation.probe import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+CPU = torch.device("cpu")
+
+
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])
 def test_the_probe_is_scikit_learns_logistic_regression(l2):
     train, held_out = features_of(200, seed=0), features_of(60, seed=1)
@@ -31,7 +34,7 @@ def test_the_probe_is_scikit_learns_logistic_regression(l2):
     with warnings.catch_warnings():  # at this tolerance its line search may say that it is done
         warnings.simplefilter("ignore")
         reference.fit(x, y)
-    probe = fit_lbfgs(train, 4, l2, ALONE)
+    probe = fit_lbfgs(train, 4, l2, CPU)
     ours = probe.logits(held_out.features_ND).softmax(1).numpy()
     theirs = reference.predict_proba(held_out.features_ND.double().numpy())
     assert np.abs(ours - theirs).max() < 1e-6
@@ -48,7 +51,7 @@ def test_features_of_unequal_scales_do_not_keep_the_probe_from_its_minimum():
     scales_D = torch.logspace(-2, 2, 12)
     given = Features(train.ids_N, train.labels_NL, train.features_ND * scales_D + 5)
     x, y = given.features_ND.double().numpy(), train.labels_NL[:, 0].numpy()
-    probe = fit_lbfgs(given, 4, 1e-4, ALONE, rounds=100)
+    probe = fit_lbfgs(given, 4, 1e-4, CPU, rounds=100)
     assert probe.gradient <= 1e-6
     reference = LogisticRegression(C=1 / (len(x) * 1e-4), solver="newton-cholesky", tol=1e-12)
     with warnings.catch_warnings():
@@ -67,13 +70,13 @@ def test_whether_the_probe_came_to_its_minimum_does_not_depend_on_the_unit_of_fe
     train = features_of(200, seed=11, spread=0.5)
     for unit in (1e-4, 1e4):
         large = scaled(train, unit)
-        short = fit_lbfgs(train, 4, 1e-4, ALONE, rounds=3)
-        assert fit_lbfgs(large, 4, 1e-4 * unit**2, ALONE, rounds=3).gradient == pytest.approx(
+        short = fit_lbfgs(train, 4, 1e-4, CPU, rounds=3)
+        assert fit_lbfgs(large, 4, 1e-4 * unit**2, CPU, rounds=3).gradient == pytest.approx(
             short.gradient, rel=1e-3
         )
         assert short.gradient > 1e-6
         for l2 in (1e-4, 1e-4 * unit**2):
-            assert fit_lbfgs(large, 4, l2, ALONE).gradient <= 1e-6
+            assert fit_lbfgs(large, 4, l2, CPU).gradient <= 1e-6
 
 
 @pytest.mark.parametrize("l2", [0.0, 1e-6])
@@ -81,7 +84,7 @@ def test_fewer_images_than_features_that_go_together_have_a_probe(l2):
     train = features_of(30, seed=12, width=100)
     common_ND = 1e5 * torch.linspace(-1, 1, 30)[:, None] * torch.ones(100)
     given = scaled(train, 1e3, common_ND)
-    probe = fit_lbfgs(given, 4, l2, ALONE, rounds=100)
+    probe = fit_lbfgs(given, 4, l2, CPU, rounds=100)
     assert scored(probe, given, ALONE)[0] == 1
 
 
@@ -89,9 +92,9 @@ def test_the_spread_of_the_same_rows_is_asked_for_once(monkeypatch):
     """Once for the sweep, once for the whole set."""
     sets = []
 
-    def counted(rows, world):
+    def counted(rows, device):
         sets.append(len(rows))
-        return spread_of(rows, world)
+        return spread_of(rows, device)
 
     monkeypatch.setattr("supmim_scale.evaluation.probe.spread_of", counted)
     probe_figures(features_of(40, seed=13), features_of(10, seed=14), 4, "lbfgs", ALONE)
@@ -100,7 +103,7 @@ def test_the_spread_of_the_same_rows_is_asked_for_once(monkeypatch):
 
 def test_the_probe_of_several_labels_is_a_regression_a_class():
     train = features_of(150, seed=2, labels=2)
-    probe = fit_lbfgs(train, 4, 1e-2, ALONE)
+    probe = fit_lbfgs(train, 4, 1e-2, CPU)
     truth = one_hot(train.labels_NL, 4).numpy()
     x = train.features_ND.double().numpy()
     ours = probe.logits(train.features_ND).sigmoid().numpy()
@@ -121,7 +124,7 @@ def test_sgd_learns_what_can_be_learned_and_the_sweep_says_its_choice():
     assert row["probe_on_edge"] == (row["probe_l2"] == 1e-1)
     assert row["probe_converged"]
     assert row["probe_gradient"] <= 1e-6
-    assert fit_lbfgs(train, 4, 1e-6, ALONE, rounds=2).gradient > 1e-6
+    assert fit_lbfgs(train, 4, 1e-6, CPU, rounds=2).gradient > 1e-6
 
 
 def test_features_are_standardised_as_numpy_does():

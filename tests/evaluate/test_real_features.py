@@ -27,6 +27,9 @@ from supmim_scale.models import timm_models
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+CPU = torch.device("cpu")
+
+
 def test_figures_of_real_features_are_scikit_learns(run_dir, cli, monkeypatch):
     # The training set is the held-out one of a second call, so that its features are kept too.
     monkeypatch.setattr("supmim_scale.evaluation.probe.L2", (0.01,))
@@ -54,7 +57,7 @@ def test_figures_of_real_features_are_scikit_learns(run_dir, cli, monkeypatch):
     assert row["probe_top1"] == (linear.predict(asked) == truth[:, 0]).mean()
     assert np.array_equal(linear.classes_, np.arange(len(linear.classes_)))
     train = Features(bank["ids"].numpy(), bank["labels"], bank["features"])
-    probe = fit_lbfgs(train, len(linear.classes_), row["probe_l2"], ALONE)
+    probe = fit_lbfgs(train, len(linear.classes_), row["probe_l2"], CPU)
     ours = probe.logits(queries["features"]).softmax(1).numpy()
     assert np.abs(ours - linear.predict_proba(asked)).max() <= 1e-6
 
