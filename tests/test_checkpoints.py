@@ -162,6 +162,20 @@ def test_one_that_was_being_written_is_never_taken(folder):
     assert checkpoints.begin(folder, 30, 1000) == part  # and is begun anew
 
 
+def test_a_checkpoint_of_another_run_is_taken_over_whole(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "checkpoints"
+    other.mkdir()
+    assert checkpoints.newest_steps(other) is None
+    checkpoints.adopt(other, folder / "step-00000010")
+    found, faults = newest_whole(other)
+    assert (found.steps_done, faults) == (10, [])
+    assert checkpoints.newest_steps(other) == 10
+    assert checkpoints.newest_steps(folder) == 20
+    name = FILES[0]
+    assert (other / "step-00000010" / name).samefile(folder / "step-00000010" / name)
+    assert [path.name for path in other.iterdir() if path.suffix == ".part"] == []
+
+
 def test_old_ones_go_and_multiples_stay(tmp_path):
     for steps_done in range(10, 80, 10):
         write(tmp_path, steps_done)

@@ -50,6 +50,17 @@ def test_trivial_augment_draws_one_operation_at_any_strength():
     assert shares == pytest.approx(1 / MAGNITUDES, rel=0.15)
 
 
+def test_operations_have_as_many_strengths_as_torchvisions():
+    import inspect
+
+    declare_missing_ops()
+    from torchvision.transforms import RandAugment, TrivialAugmentWide
+
+    for theirs in (RandAugment, TrivialAugmentWide):
+        bins = inspect.signature(theirs).parameters["num_magnitude_bins"].default
+        assert bins == MAGNITUDES
+
+
 def test_three_augment_takes_each_of_three_as_often():
     found = drawn(kind="three_augment")
     assert np.bincount(found["ops"].ravel()) / 20_000 == pytest.approx(1 / 3, abs=0.01)
@@ -70,6 +81,29 @@ def test_erasing_has_torchvisions_statistics():
     areas = boxes.prod(axis=1)
     assert (areas > 0).mean() == pytest.approx(0.25, abs=0.01)
     assert areas[areas > 0].mean() == pytest.approx(np.prod(theirs, axis=1).mean(), rel=0.03)
+
+
+def test_jitter_goes_to_both_sides_alike_in_each_of_its_factors():
+    found = drawn(color_jitter=0.3)["jitters"]
+    assert found.shape == (20_000, 3)
+    for factors in found.T:
+        assert (factors.min(), factors.max()) == pytest.approx((0.7, 1.3), abs=0.001)
+        quarters = np.quantile(factors, [0.25, 0.5, 0.75])
+        assert quarters == pytest.approx([0.85, 1, 1.15], abs=0.01)
+    assert abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.03
+
+
+def test_blur_and_erased_places_fill_their_ranges_evenly():
+    sigmas = drawn(kind="three_augment")["sigmas"]
+    assert np.quantile(sigmas, [0.25, 0.5, 0.75]) == pytest.approx([0.575, 1.05, 1.525], abs=0.03)
+    found = drawn(erase_prob=1.0)
+    left = SIZE - found["erase_shapes"]
+    assert (found["erase_anchors"] <= left).all()
+    shares = found["erase_anchors"] / left
+    assert shares.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.02)
+    assert (found["erase_anchors"] == left).any(axis=0).all()  # the last place is one of them
+    areas = found["erase_shapes"].prod(axis=1) / SIZE**2
+    assert np.quantile(areas, [0.01, 0.99]) == pytest.approx([0.02, 0.33], abs=0.01)
 
 
 def picture():
@@ -140,6 +174,21 @@ def test_erasing_sets_a_box_to_the_mean():
     expected = np.array(picture(), dtype=np.float64)
     expected[8:28, 16:46] = 127.5
     assert abs(found - expected).max() < 0.01
+
+
+def test_jitter_changes_brightness_contrast_and_saturation_to_either_side():
+    plain = np.array(picture(), dtype=np.float64)
+
+    def figures(image):
+        return image.mean(), image.std(), (image.max(axis=2) - image.min(axis=2)).mean()
+
+    def jittered(*factors):
+        jitter = AugmentConfig(color_jitter=0.3)
+        return figures(through_dali(jitter, jitters=np.float32(factors)))
+
+    for place in range(3):
+        less, more = ([1.0 if i != place else x for i in range(3)] for x in (0.7, 1.3))
+        assert jittered(*less)[place] < figures(plain)[place] < jittered(*more)[place]
 
 
 def test_jitter_by_factors_of_one_changes_nothing():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from test_loader import CPU, SETTINGS, dataset
 
+from supmim_scale.data.dali import ViewPipeline
 from supmim_scale.data.loader import Share, evaluation_batches, training_batches
 from supmim_scale.data.order import SampleOrder
 from supmim_scale.data.quarantine import Quarantine, SkipRule
@@ -136,6 +137,20 @@ def test_evaluation_leaves_a_skipped_sample_out_and_puts_none_in_its_place(tmp_p
     quarantine = Quarantine(SkipRule(True, 0.2), len(bad))
     batches = evaluation_batches(bad, SETTINGS, batch=1, device=CPU, quarantine=quarantine)
     assert [int(batch.ids_B[0]) for batch in batches] == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_what_is_no_image_s_fault_ends_the_run(tmp_path, shards, monkeypatch):
+    """A pipeline that fails once over images which its decoder takes."""
+    failures, give = [RuntimeError("out of memory")], ViewPipeline.next
+
+    def fail(pipeline):
+        if failures:
+            raise failures.pop()
+        return give(pipeline)
+
+    monkeypatch.setattr(ViewPipeline, "next", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        skipping(dataset(shards), tmp_path, rate=1.0)
 
 
 def test_labels_beyond_the_head_are_bad_samples(tmp_path, shards):

@@ -77,6 +77,14 @@ def test_a_training_view_is_torchvisions_resized_crop_of_the_same_window(shards)
     assert levels.mean() < 0.3
 
 
+def test_views_are_cut_as_torchvision_cuts_them_unless_told_otherwise():
+    """The defaults of RandomResizedCrop, and the whole shorter side in evaluation."""
+    settings = ViewSettings(ViewSpec(32, 0.5, 0.5))
+    assert (settings.crop_scale, settings.flip, settings.eval_crop) == ((0.08, 1.0), True, 1.0)
+    assert views.centre_window(60, 81, 0.875) == (4, 14, 52, 52)
+    assert views.centre_window(1, 1, 0.1) == (0, 0, 1, 1)
+
+
 def test_exif_orientation_is_left_alone_as_in_pil(tmp_path):
     folder = tmp_path / "images" / "a"
     folder.mkdir(parents=True)

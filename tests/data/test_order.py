@@ -14,6 +14,7 @@ SIZES = np.array([701, 833, 1, 765, 850, 799, 777, 813, 790, 1200, 1000, 778, 70
 def test_every_epoch_holds_every_sample_once(lanes):
     order = SampleOrder(SIZES, seed=1, lanes=lanes)
     assert order.num_samples == 10_007
+    assert order.lanes == min(lanes, 13)
     epochs, ids = order.at(0, 3 * 10_007)
     for epoch in range(3):
         assert (epochs[epoch * 10_007 : (epoch + 1) * 10_007] == epoch).all()
@@ -93,6 +94,8 @@ def test_class_sorted_shards_are_mixed_by_the_order():
 def test_a_position_is_read_back_and_holds_for_its_own_set_only():
     position = ReaderPosition(4096, 10_007, "abc")
     assert ReaderPosition.from_json(position.to_json()) == position
+    start = ReaderPosition(0, 10_007, "abc")
+    assert ReaderPosition.from_json(start.to_json()) == start
     position.require_same_set(10_007, "abc")
     with pytest.raises(UserError, match="10008 samples"):
         position.require_same_set(10_008, "abc")

@@ -27,7 +27,13 @@ def test_stage_3_holds_a_few_blocks_and_not_the_model():
     zero = complete("zero3")["zero_optimization"]
     assert zero["stage3_max_live_parameters"] == 10**8
     assert zero["stage3_prefetch_bucket_size"] == 5 * 10**7
-    assert "stage3_max_live_parameters" not in complete("zero2")["zero_optimization"]
+    second = complete("zero2")["zero_optimization"]
+    assert "stage3_max_live_parameters" not in second
+    assert zero["reduce_bucket_size"] == second["reduce_bucket_size"] == 10**8
+    assert zero["stage3_max_reuse_distance"] == 10**8
+    assert "reduce_bucket_size" not in complete("zero1")["zero_optimization"]
+    small = complete("zero3", block_params=1000)["zero_optimization"]
+    assert small["stage3_prefetch_bucket_size"] == 2 * (12 * 768**2 + 13 * 768)  # a ViT-B's block
 
 
 def test_the_files_own_knobs_win(tmp_path):

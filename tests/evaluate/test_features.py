@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from eval_fixture import ALONE, features_of
+from thread_ranks import on_ranks
 
 from supmim_scale.data.loader import Batch
+from supmim_scale.errors import RankError
 from supmim_scale.evaluation.features import cached, extract
 from supmim_scale.launch.world import World
 
@@ -25,6 +28,26 @@ def test_images_stand_in_the_order_of_their_ids_and_what_was_left_out_is_not_the
         assert found.labels_NL[:, 0].tolist() == [0, 1, 0, 2, 0]
         assert found.features_ND.dtype == torch.float32
         assert torch.equal(found.features_ND[:, 3], torch.tensor([0.0, 1, 3, 5, 6]))
+
+
+def test_features_that_are_not_finite_end_it_with_the_image():
+    def encode(x):
+        return x.expand(-1, 4) / torch.where(x == 5, 0.0, 1.0)
+
+    with pytest.raises(RankError, match="features of image 5 that are not finite"):
+        extract(encode, batches([0, 1, 3], [4, 5]), ALONE, 5, "x")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_has_the_features_of_all_and_one_may_have_none(ranks):
+    def work(world):
+        mine = [] if world.rank == 2 else [[world.rank, world.rank + 2], [world.rank + 4]]
+        return extract(lambda x: x.expand(-1, 4), batches(*mine), world, 9, "x")
+
+    for found in on_ranks(ranks, work):
+        assert found.ids_N.tolist() == [0, 1, 2, 3, 4, 5]
+        assert found.labels_NL[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+        assert found.features_ND.tolist() == [[float(i)] * 4 for i in range(6)]
 
 
 def test_a_share_is_a_view_and_shares_are_disjoint_and_complete():

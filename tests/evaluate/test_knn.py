@@ -6,6 +6,7 @@ import torch
 from eval_fixture import ALONE, features_of
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from thread_ranks import on_ranks
 
 from supmim_scale.errors import UserError
 from supmim_scale.evaluation import knn
@@ -14,6 +15,7 @@ from supmim_scale.evaluation.features import Features
 from supmim_scale.evaluation.knn import (
     PLAIN_K,
     KnnSettings,
+    average_precision,
     knn_figures,
     neighbours,
     relevant,
@@ -89,6 +91,57 @@ def test_an_image_of_several_labels_is_relevant_by_any():
     assert [row[f"recall_at_{k}"] for k in (1, 5, 10)] == [0, 1, 1]
     assert row["knn_plain1_top1"] == 0  # the nearest is of class 3
     assert row["knn_top1"] == 0  # class 2 has two votes
+
+
+def test_a_query_without_a_relevant_image_counts_in_top1_alone():
+    """By hand: the bank is of class 0, 1, 0, 1 in the order of its similarity to every query."""
+    angles = torch.tensor([0.0, 0.1, 0.2, 0.3])
+    bank = Features(np.arange(4), torch.tensor([[0], [1], [0], [1]]),
+                    torch.stack([angles.cos(), angles.sin()], dim=1))  # fmt: skip
+    labels = torch.tensor([[0], [1], [5], [-1]])  # two of them have nothing to find
+    queries = Features(np.arange(4), labels, torch.tensor([[1.0, -0.5]] * 4))
+    row = knn_figures(bank, queries, 6, KnnSettings(1), ALONE)
+    first, second = (1 + 2 / 3) / 2, (1 / 2 + 2 / 4) / 2
+    assert row["retrieval_map"] == pytest.approx((first + second) / 2)
+    assert [row[f"recall_at_{k}"] for k in (1, 5, 10)] == [0.5, 1, 1]
+    assert row["knn_top1"] == row["knn_plain1_top1"] == 0.25
+    nothing = queries.rows(np.array([2, 3]))
+    none = knn_figures(bank, nothing, 6, KnnSettings(1), ALONE)
+    assert [none[name] for name in ("retrieval_map", "recall_at_1", "recall_at_10")] == [0, 0, 0]
+
+
+def test_the_precision_of_a_ranking_without_anything_relevant_is_not_a_number():
+    relevant_QN = torch.tensor([[True, False, True], [False, False, False], [False, False, True]])
+    found = average_precision(relevant_QN).tolist()
+    assert found[0] == pytest.approx((1 + 2 / 3) / 2)
+    assert np.isnan(found[1])
+    assert found[2] == pytest.approx(1 / 3)
+
+
+def test_the_settings_are_those_of_the_papers():
+    """Caron et al. 2021 (arXiv 2104.14294), section 4.1, for the vote."""
+    assert (KnnSettings().k, KnnSettings().temperature) == (20, 0.07)
+    row = knn_figures(features_of(100, seed=8), features_of(9, seed=9), 4, KnnSettings(), ALONE)
+    votes = {"knn_top1", "knn_top5", "knn_plain1_top1", "knn_plain10_top1", "knn_plain100_top1"}
+    assert set(row) == votes | {"recall_at_1", "recall_at_5", "recall_at_10", "retrieval_map"}
+
+
+def test_votes_weigh_by_similarity_over_temperature():
+    """By hand: exp(-0.1 / 0.5) beside 1, over classes with labels that are padded."""
+    similar = torch.tensor([[0.9, 0.8, 0.3]], dtype=torch.float64)
+    labels = torch.tensor([[[0, -1], [1, 2], [1, -1]]])
+    found = vote(similar, labels, 4, 0.5)[0].tolist()
+    near, far = np.exp(-0.1 / 0.5), np.exp(-0.6 / 0.5)
+    assert found == pytest.approx([1, near + far, near, 0])
+    assert vote(similar, labels, 4, None)[0].tolist() == [1, 2, 1, 0]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_the_figures_do_not_depend_on_the_number_of_ranks(ranks):
+    bank, queries = features_of(60, seed=6), features_of(11, seed=7)
+    alone = knn_figures(bank, queries, 4, KnnSettings(5), ALONE)
+    found = on_ranks(ranks, lambda world: knn_figures(bank, queries, 4, KnnSettings(5), world))
+    assert all(row == pytest.approx(alone, abs=1e-12) for row in found)
 
 
 def test_a_class_without_a_vote_is_not_among_the_five():

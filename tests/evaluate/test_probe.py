@@ -1,17 +1,22 @@
 """The linear probes and few-shot beside scikit-learn."""
 
 import warnings
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from eval_fixture import ALONE, features_of
 from sklearn.linear_model import LogisticRegression, Ridge
+from thread_ranks import on_ranks
 
 from supmim_scale.errors import UserError
 from supmim_scale.evaluation.features import Features
 from supmim_scale.evaluation.few_shot import draw_shots, few_shot_figures, fit_ridge
 from supmim_scale.evaluation.probe import (
+    L2,
+    LEARNING_RATES,
     fit_lbfgs,
     fit_sgd,
     one_hot,
@@ -127,6 +132,49 @@ def test_sgd_learns_what_can_be_learned_and_the_sweep_says_its_choice():
     assert fit_lbfgs(train, 4, 1e-6, CPU, rounds=2).gradient > 1e-6
 
 
+def tenth(train):
+    """(the tenth that the sweep is measured on, the rest)."""
+    order = np.random.default_rng(0).permutation(len(train))
+    return train.rows(order[: len(train) // 10]), train.rows(order[len(train) // 10 :])
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_the_sweep_is_decided_by_a_tenth_of_the_training_set_and_nothing_else(solver):
+    """Sets whose best value by that tenth is neither the best on the rest nor on the evaluation
+    set; each value is fitted on nine tenths, the chosen one on all."""
+    values, name = (L2, "probe_l2") if solver == "lbfgs" else (LEARNING_RATES, "probe_lr")
+    seed = 72 if solver == "lbfgs" else 20
+    train, held_out = features_of(100, seed, spread=0.3), features_of(60, seed + 100, spread=0.3)
+    kept, rest = tenth(train)
+
+    def fit(rows, value, rounds=100):
+        if solver == "lbfgs":
+            return fit_lbfgs(rows, 4, value, CPU, rounds)
+        return fit_sgd(rows, 4, value, ALONE)
+
+    probes = [fit(rest, value) for value in values]
+    best = {
+        what: int(np.argmax([scored(probe, rows, ALONE)[0] for probe in probes]))
+        for what, rows in (("tenth", kept), ("rest", rest), ("evaluation", held_out))
+    }
+    assert best["tenth"] not in (best["rest"], best["evaluation"]), best
+    row = probe_figures(train, held_out, 4, solver, ALONE)
+    assert row[name] == values[best["tenth"]]
+    whole = fit(train, values[best["tenth"]], 1000)
+    assert (row["probe_top1"], row["probe_top5"]) == scored(whole, held_out, ALONE)
+
+
+def test_the_probe_does_not_depend_on_the_number_of_ranks():
+    train, held_out = features_of(31, seed=18), features_of(13, seed=19)
+    alone = fit_lbfgs(train, 4, 1e-2, CPU)
+    for row in on_ranks(3, lambda world: scored(alone, held_out, world)):
+        assert row == scored(alone, held_out, ALONE)
+    for solver in ("sgd", "lbfgs"):
+        figures = probe_figures(train, held_out, 4, solver, ALONE)
+        found = on_ranks(2, lambda world, s=solver: probe_figures(train, held_out, 4, s, world))
+        assert found == [figures] * 2
+
+
 def test_features_are_standardised_as_numpy_does():
     train = features_of(70, seed=9)
     probe = fit_sgd(train, 4, 0.1, ALONE, epochs=1)
@@ -153,6 +201,60 @@ def test_shots_are_drawn_a_class_and_what_a_class_cannot_give_is_left_out():
     row = few_shot_figures(few, train, 4, ALONE)
     assert set(row) == {"few_shot1_top1", "few_shot1_std"}
     assert few_shot_figures(train, train, 4, ALONE)["few_shot10_top1"] > 0.9
+
+
+def test_sgd_sees_every_image_once_an_epoch_and_no_epoch_in_the_order_of_another():
+    class Noted(Features):
+        def rows(self, places):
+            seen.append(places.tolist())
+            return super().rows(places)
+
+    seen, train = [], features_of(40, seed=22)
+    fit_sgd(Noted(train.ids_N, train.labels_NL, train.features_ND), 4, 0.1, ALONE, 3, batch=8)
+    assert [len(places) for places in seen] == [8] * 15
+    epochs = [list(chain.from_iterable(seen[first : first + 5])) for first in (0, 5, 10)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(("left", "converged"), [(1e-6, True), (1.1e-6, False)])
+def test_a_probe_has_converged_where_no_gradient_is_above_a_millionth(monkeypatch, left, converged):
+    def fit(*given):
+        return replace(fit_lbfgs(*given), gradient=left)
+
+    monkeypatch.setattr("supmim_scale.evaluation.probe.fit_lbfgs", fit)
+    row = probe_figures(features_of(20, seed=24), features_of(5, seed=25), 4, "lbfgs", ALONE)
+    assert (row["probe_gradient"], row["probe_converged"]) == (left, converged)
+
+
+def test_what_has_no_label_has_no_probe():
+    train = features_of(40, seed=23)
+    none = Features(train.ids_N, torch.full((40, 1), -1), train.features_ND)
+    some = Features(train.ids_N, train.labels_NL.clone(), train.features_ND)
+    some.labels_NL[7] = -1
+    for unlabelled in (none, some):
+        with pytest.raises(UserError, match="images without a label"):
+            probe_figures(unlabelled, train, 4, "lbfgs", ALONE)
+
+
+def test_few_shots_mean_and_deviation_are_over_its_five_draws():
+    train, held_out = features_of(80, seed=20, spread=0.5), features_of(50, seed=21, spread=0.5)
+    row = few_shot_figures(train, held_out, 4, ALONE)
+
+    def unit(features):
+        rows_ND = torch.nn.functional.normalize(features.features_ND.double(), dim=1)
+        return Features(features.ids_N, features.labels_NL, rows_ND)
+
+    for shots in (1, 5, 10):
+        tops = []
+        for seed in range(5):
+            few = unit(train.rows(draw_shots(train.labels_NL, shots, seed)))
+            tops.append(scored(fit_ridge(few, 4, 1.0, ALONE.device), unit(held_out), ALONE)[0])
+        mean = sum(tops) / 5
+        deviation = (sum((top - mean) ** 2 for top in tops) / 4) ** 0.5
+        assert deviation > 0
+        assert row[f"few_shot{shots}_top1"] == pytest.approx(mean, abs=1e-12)
+        assert row[f"few_shot{shots}_std"] == pytest.approx(deviation, abs=1e-12)
 
 
 def test_a_set_too_small_for_a_probe_is_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eval_fixture import ALONE, write_run
+from eval_fixture import write_run
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score

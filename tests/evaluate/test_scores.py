@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from eval_fixture import ALONE
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from supmim_scale.evaluation.classify import hits
+from supmim_scale.data.loader import Batch
+from supmim_scale.evaluation.classify import evaluate, hits
 from supmim_scale.evaluation.probe import one_hot
 from supmim_scale.evaluation.scores import BINS, calibration, mean_average_precision
 
@@ -34,6 +36,18 @@ def test_calibration_error_is_the_gap_of_confidence_and_accuracy_in_bins():
     row = calibration(torch.from_numpy(logits), torch.from_numpy(labels))
     assert row["calibration_error"] == pytest.approx(expected, abs=1e-6)
     assert row["nll"] == pytest.approx(-np.log(shares[np.arange(500), labels]).mean(), abs=1e-9)
+
+
+def test_a_model_is_measured_as_it_infers_and_every_image_counts_once():
+    """Dropout of everything would leave no class above another."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.999)).train()
+    eye = torch.eye(8)[:, :, None, None]
+    parts = [Batch(eye[i : i + 3], torch.arange(8)[i : i + 3, None], np.arange(8)[i : i + 3], None)
+             for i in (0, 3, 6)]  # fmt: skip
+    row = evaluate(model, parts, ALONE, 8, "fp32")
+    assert row == {"top1": 1, "top5": 1, "images": 8}
+    wrong = [Batch(part.images_BCHW, part.labels_BL.roll(1), part.ids_B, None) for part in parts]
+    assert evaluate(model, wrong, ALONE, 8, "bf16")["top1"] == 0
 
 
 def test_top1_and_top5_are_scikit_learns_and_equal_scores_go_by_class():

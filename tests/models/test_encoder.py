@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from supmim_scale.build.model import recipe_model
+from supmim_scale.config import load_config
+from supmim_scale.errors import UserError
 from supmim_scale.models import encoder as enc
 from supmim_scale.sizes import VARIANTS
 
@@ -72,3 +75,28 @@ def test_a_sigmoid_head_starts_at_the_prior():
     model = enc.build_encoder("vit_ti16", **DEFAULT)
     enc.init_head_bias(model)
     assert model.head.bias.sigmoid().mean().item() == pytest.approx(1 / 1001, rel=1e-3)
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_positions_of_another_grid_are_timms_resampled_and_a_class_tokens_stays(own):
+    from timm.layers import resample_abs_pos_embed
+
+    options = ["model.width=32", "model.heads=2", f"model.class_token={'true' if own else 'false'}"]
+    encoder = recipe_model(load_config("smoke", [*options, "mim.weight=0"]), 0).encoder
+    assert (encoder.num_prefix_tokens, tuple(encoder.patch_embed.grid_size)) == (own, (6, 6))
+    for beside in (0, 1):
+        given = torch.randn(1, 8 * 8 + beside, 32)
+        if own > beside:
+            with pytest.raises(UserError, match="64 positions without a class token"):
+                enc.resampled_positions(encoder, given, "x")
+            continue
+        found = enc.resampled_positions(encoder, given, "x")
+        kept = given[:, beside - own :]
+        assert torch.equal(found, resample_abs_pos_embed(kept, [6, 6], num_prefix_tokens=own))
+        if own:
+            assert torch.equal(found[:, 0], given[:, 0])
+
+
+def test_an_encoder_with_gated_mlps_is_refused_for_its_flops_are_not_counted():
+    with torch.device("meta"), pytest.raises(UserError, match="a gated MLP"):
+        enc.build_encoder("vit_giant_patch14_dinov2", **DEFAULT)

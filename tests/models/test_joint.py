@@ -43,6 +43,12 @@ def test_every_parameter_gets_a_gradient_in_every_forward(layout, extra):
     assert [name for name, grad in found.items() if grad is None] == []
 
 
+def test_norms_have_the_epsilon_of_timms_vision_transformers():
+    norms = [module for module in build().modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * 2 + 2 * 2 + 2  # two blocks each, and a norm at the end of each stack
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_weight_zero_starts_from_the_same_weights_without_a_decoder():
     joint, baseline = build(), build("mim.weight=0")
     assert baseline.decoder is None
@@ -91,6 +97,41 @@ def test_softmax_targets_share_labels_and_sigmoid_targets_do_not():
     labels = torch.tensor([[1, 3], [2, -1]])
     assert class_targets(labels, 4, "softmax", 0.0).tolist() == [[0, 0.5, 0, 0.5], [0, 0, 1, 0]]
     assert class_targets(labels, 4, "sigmoid", 0.0).tolist() == [[0, 1, 0, 1], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("sigmoid", [[0.1, 0.9, 0.1, 0.9], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
+    ("softmax", [[0.05, 0.45, 0.05, 0.45], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
+])  # fmt: skip
+def test_smoothing_moves_a_share_of_a_rows_sum_over_all_classes(kind, expected):
+    """A fifth of two labels, of one, and of none, over four classes."""
+    labels = torch.tensor([[1, 3], [2, -1], [-1, -1]])
+    found = class_targets(labels, 4, kind, 0.2)
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-7)
+
+
+def test_a_label_given_twice_counts_once():
+    labels = torch.tensor([[1, 1, 2]])
+    assert class_targets(labels, 4, "sigmoid", 0.0).tolist() == [[0, 1, 1, 0]]
+    assert class_targets(labels, 4, "softmax", 0.0).tolist() == [[0, 0.5, 0.5, 0]]
+
+
+def test_the_pixel_loss_is_the_mean_squared_error_of_an_image_first():
+    """By hand: patches of (9 + 1) / 2 = 5 and (16 + 4) / 2 = 10 with weights 1/4 and 3/4, and
+    of (0 + 1) / 2 alone."""
+    pred = torch.tensor([[[3.0, -1.0], [4.0, 0.0]], [[7.0, 2.0], [9.0, 9.0]]])
+    target = torch.tensor([[[0.0, 0.0], [0.0, 2.0]], [[7.0, 1.0], [0.0, 0.0]]])
+    weight = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    expected = ((0.25 * 5 + 0.75 * 10) + 0.5) / 2
+    assert mim_loss(pred, target, weight).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_labels_the_loss_is_zero_and_the_head_stays_in_the_graph():
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = class_loss(logits, torch.zeros(3, 5), "none")
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.tolist() == torch.zeros(3, 5).tolist()
 
 
 def test_the_losses_are_torchs():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from known_laws import TRUTH, grid, grid_points, iso_flop, loss, optimal_params, power_points
+from scipy import stats
 
 from supmim_scale.errors import UserError
 from supmim_scale.scaling.analysis import Options, analyse, analyse_arms
@@ -32,6 +33,7 @@ def iso_points(**how):
 @pytest.mark.parametrize("approach", [approach_1, approach_2])
 def test_minima_of_equal_compute_give_the_exponents_of_the_law(approach):
     found = approach(iso_points(sizes=15, span=2.5))
+    assert found.approach == {approach_1: 1, approach_2: 2}[approach]
     assert found.exponents == pytest.approx((A, 1 - A), abs=0.02)
     assert found.sizes(1e19)[0] == pytest.approx(optimal_params(1e19), rel=0.1)
 
@@ -39,6 +41,7 @@ def test_minima_of_equal_compute_give_the_exponents_of_the_law(approach):
 def test_the_parametric_law_gives_the_published_closed_form():
     points = grid_points(noise=0.0)
     found = approach_3(fit_law(LAWS["parametric"], points), None, flops_factor(points)[0])
+    assert found.approach == 3
     assert found.exponents == pytest.approx((A, 1 - A), rel=1e-3)
     n, d = found.sizes(1e21)
     assert n == pytest.approx(optimal_params(1e21), rel=1e-2)
@@ -65,6 +68,106 @@ def test_a_rung_without_a_minimum_is_left_out_by_name():
     assert found.left_out[0].startswith(
         "1e+18: no minimum between its sizes, missing: params below"
     )
+
+
+@pytest.mark.parametrize(("side", "missing"), [(1, "below"), (-1, "above")])
+def test_a_rung_says_on_which_side_sizes_are_missing(side, missing):
+    n, d, c, metric = iso_flop(sizes=9)
+    middle = np.median(n[c == 1e18])
+    kept = (c != 1e18) | (side * (n - middle * 1.2**side) > 0)
+    points = make_points(metric[kept], params=n[kept], data=d[kept], compute=c[kept])
+    (left_out,) = approach_2(points).left_out
+    assert f"missing: params {missing} " in left_out
+
+
+def test_approach_1_names_the_budgets_that_it_left_out_and_wants_three():
+    n, d, c, metric = iso_flop(sizes=9)
+    kept = (c != 1e18) | (n > np.median(n[c == 1e18]) * 1.2)
+    points = make_points(metric[kept], params=n[kept], data=d[kept], compute=c[kept])
+    found = approach_1(points)
+    assert [round(np.log10(rung.compute)) for rung in found.rungs] == [17, 19, 20]
+    assert found.left_out[0].endswith("is its smallest or largest")
+    few = points.take(np.flatnonzero(points.compute < 2e19))
+    with pytest.raises(UserError, match=r"approach 1: found 2 .*missing: 1e\+18: its best run"):
+        approach_1(few)
+
+
+def upside_down(budgets):
+    """Iso-FLOP runs whose metric of these budgets has its maximum where the others' minimum is."""
+    n, d, c, metric = iso_flop(sizes=9)
+    for budget in budgets:
+        rung = c == budget
+        metric[rung] = 2 * metric[rung].min() + 1 - metric[rung]
+    return make_points(metric, params=n, data=d, compute=c)
+
+
+def test_a_maximum_of_an_iso_flop_curve_is_not_taken_for_its_minimum():
+    found = approach_2(upside_down([1e18]))
+    assert [round(np.log10(rung.compute)) for rung in found.rungs] == [17, 19, 20]
+    assert len(found.left_out) == 1
+    assert found.left_out[0].startswith("1e+18: no minimum between its sizes")
+    straight = approach_2(iso_points(sizes=9))
+    kept = [rung for rung in straight.rungs if round(np.log10(rung.compute)) != 18]
+    for rung, same in zip(found.rungs, kept, strict=True):
+        assert (rung.params, rung.data) == (same.params, same.data)
+        assert rung.parabola[0] > 0
+    with pytest.raises(UserError, match="approach 2: found 2 usable budgets"):
+        approach_2(upside_down([1e18, 1e19]))
+
+
+def test_a_rung_is_the_vertex_of_an_exact_parabola():
+    """metric = 2 + 0.1 (log N - log 1e8)^2 at each budget, and D = C / 6 N."""
+    rows = [(n, c / 6 / n, c, 2 + 0.1 * np.log(n / 1e8 / (c / 1e18) ** 0.5) ** 2)
+            for c in (1e17, 1e18, 1e19)
+            for n in np.geomspace(3e7, 4e8, 5) * (c / 1e18) ** 0.5]  # fmt: skip
+    n, d, c, metric = map(np.array, zip(*rows, strict=True))
+    found = approach_2(make_points(metric, params=n, data=d, compute=c))
+    assert found.exponents == pytest.approx((0.5, 0.5), abs=1e-9)
+    assert found.sizes(1e18) == pytest.approx((1e8, 1e18 / 6e8), rel=1e-9)
+    middle = found.rungs[1]
+    assert (middle.compute, middle.params, middle.metric) == pytest.approx((1e18, 1e8, 2), rel=1e-9)
+    at = np.log(np.array([3e7, 1e8, 4e8]))
+    expected = 2 + 0.1 * (at - np.log(1e8)) ** 2
+    assert np.polyval(middle.parabola, at) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [25, 8])
+def test_the_intervals_of_approach_3_are_its_replicates_widened(clusters):
+    """Quantiles at 5 and 95 % of the replicates' closed form, moved away from the fit's figure."""
+    n, d, c, metric = grid()
+    points = make_points(metric, params=n, data=d, compute=c, clusters=np.arange(25) % clusters)
+    fit = fit_law(LAWS["parametric"], points, starts=8)
+    replicates = bootstrap(fit, 12)
+    found = approach_3(fit, replicates, 6.0)
+    factor = np.sqrt(clusters / (clusters - 5)) * stats.t.ppf(0.95, clusters - 5) / 1.6448536
+    assert found.widening == pytest.approx(factor, rel=1e-6)
+
+    def widened(samples, at):
+        return [at + factor * (end - at) for end in np.quantile(samples, [0.05, 0.95])]
+
+    alpha, beta = replicates.values[:, 1], replicates.values[:, 3]
+    a, b = found.exponents
+    assert (a, b) == pytest.approx(
+        tuple(fit.values[x] / (fit.values["alpha"] + fit.values["beta"]) for x in ("beta", "alpha"))
+    )
+    (low, high), (low_b, high_b) = found.exponent_intervals()
+    assert [low, high] == pytest.approx(widened(beta / (alpha + beta), a))
+    assert [low_b, high_b] == pytest.approx(widened(alpha / (alpha + beta), b))
+
+    def best(values, compute):
+        big_a, alpha, big_b, beta = values[:4]
+        g = (alpha * big_a / (beta * big_b)) ** (1 / (alpha + beta))
+        return g * (compute / 6) ** (beta / (alpha + beta))
+
+    at = np.log(best(list(fit.values.values()), 1e21))
+    samples = np.log([best(values, 1e21) for values in replicates.values])
+    (low, high), (low_d, high_d) = found.size_intervals(1e21)
+    assert np.log(found.sizes(1e21)[0]) == pytest.approx(at)
+    assert [np.log(low), np.log(high)] == pytest.approx(widened(samples, at))
+    assert np.log([low_d, high_d]) == pytest.approx(
+        widened(np.log(1e21 / 6) - samples, np.log(1e21 / 6) - at)
+    )
+    assert approach_3(fit, None, 6.0).exponent_intervals() is None
 
 
 def test_exponents_come_with_intervals_that_hold_the_truth():

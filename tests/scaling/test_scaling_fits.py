@@ -48,6 +48,17 @@ def test_the_parametric_law_is_found_again_without_noise():
     assert values == pytest.approx(TRUTH, rel=1e-3)
 
 
+def test_a_fit_says_how_widely_its_points_lie_and_is_that_of_seed_0():
+    points = grid_points()
+    fit = fit_law(LAWS["parametric"], points)
+    residuals = np.log(points.metric / fit.predict(points.inputs(fit.law)))
+    assert fit.residuals == pytest.approx(residuals)
+    assert fit.sigma == pytest.approx(1.4826 * np.median(abs(residuals)))
+    assert fit.delta == pytest.approx(1.345 * fit.sigma, rel=0.2)  # of a first, rougher fit
+    assert np.array_equal(fit.theta, fit_law(LAWS["parametric"], points, seed=0).theta)
+    assert (fit.starts, 0 < fit.starts_agreeing <= 24) == (24, True)
+
+
 def test_a_few_wild_points_do_not_move_a_fit():
     n, d, c, metric = grid(noise=0.002)
     fit = fit_law(LAWS["parametric"], make_points(metric, params=n, data=d, compute=c))
