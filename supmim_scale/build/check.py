@@ -7,14 +7,13 @@ import torch
 
 from supmim_scale.build.data import (
     known_bad,
-    num_steps,
     open_split,
     require_same_classes,
     sample_order,
     view_settings,
 )
 from supmim_scale.build.model import attention_shapes, encoder_geometry
-from supmim_scale.config.checks import accumulation_steps, require_schedule_fits
+from supmim_scale.config.checks import accumulation_steps, num_steps, require_schedule_fits
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.engine.attention import resolve_attention

@@ -133,15 +133,6 @@ def view_settings(
     )
 
 
-def num_steps(config: RunConfig, num_samples: int) -> int:
-    """Optimizer steps of the run."""
-    optim = config.optim
-    if optim.steps is not None:
-        return optim.steps
-    assert optim.epochs is not None
-    return max(1, round(optim.epochs * num_samples / optim.global_batch))
-
-
 def _require_labels_fit(config: RunConfig, dataset: Dataset, split: str) -> None:
     """Raise `UserError` where labels and head, or labels and loss, do not go together."""
     num_classes, where = (

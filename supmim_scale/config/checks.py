@@ -165,6 +165,15 @@ def _require_schedule(config: RunConfig) -> None:
         require_schedule_fits(config, optim.steps)
 
 
+def num_steps(config: RunConfig, num_images: int) -> int:
+    """Optimizer steps of the run on so many training images."""
+    optim = config.optim
+    if optim.steps is not None:
+        return optim.steps
+    assert optim.epochs is not None
+    return max(1, round(optim.epochs * num_images / optim.global_batch))
+
+
 def require_schedule_fits(config: RunConfig, num_steps: int) -> None:
     """Raise `UserError` if warm-up and cool-down are longer than the run."""
     ramps = config.optim.warmup_steps + config.optim.cooldown_steps

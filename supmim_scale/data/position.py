@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from supmim_scale.errors import UserError
 
@@ -23,16 +24,16 @@ class ReaderPosition:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "ReaderPosition":
-        """Read back. Raises `UserError` for text that is none."""
+    def of(cls, facts: Any) -> "ReaderPosition":
+        """Of what a checkpoint says. Raises `UserError` where that is none."""
         try:
-            position = cls(**json.loads(text))
+            position = cls(**facts)
             if position.samples_seen < 0:
                 raise ValueError("before the first sample")
         except (ValueError, TypeError) as error:
             raise UserError(
                 "reader position",
-                f"'{text[:80]}' ({error})",
+                f"{str(facts)[:80]} ({error})",
                 "what a checkpoint wrote",
                 "take another checkpoint",
             ) from None

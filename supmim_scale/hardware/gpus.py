@@ -25,11 +25,6 @@ class Gpu:
     torch_name: str | None = None
 
 
-def gpu_names() -> list[str]:
-    """Names of the packaged GPUs."""
-    return sorted(_known())
-
-
 def find_gpu(name: str) -> Gpu:
     """A packaged GPU by name, or the one that a user's .yaml describes.
 

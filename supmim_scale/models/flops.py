@@ -5,7 +5,7 @@ A multiply-add counts 2. Matrix products, attention and the patch convolution ar
 Norms, softmax, activations, losses, targets and the optimizer are not counted.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,6 @@ def is_checkpointed(index: int, policy: str, every_k: int) -> bool:
     return policy in ("full", "selective") or (
         policy == "every_k" and index % every_k == every_k - 1
     )
-
-
-def inference_flops(shape: JointShape) -> int:
-    """Forward FLOPs of the exported encoder and head: those of plain classification."""
-    return step_flops(replace(shape, layout=None)).forward
 
 
 def _encoder_passes(shape: JointShape) -> list[list[_Block]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supmim_scale.config import RunConfig
+from supmim_scale.config.checks import num_steps
 from supmim_scale.errors import UserError
 from supmim_scale.planner.cluster import Cluster
 from supmim_scale.planner.speed import StepTime
@@ -24,15 +25,12 @@ class RunCost:
     usd: float | None
 
 
-def num_steps(config: RunConfig, num_images: int | None) -> int | None:
-    """Optimizer steps of the run; None where the set's size is not known here."""
-    optim = config.optim
-    if optim.steps is not None:
-        return optim.steps
+def planned_steps(config: RunConfig, num_images: int | None) -> int | None:
+    """Optimizer steps of the run; None where the set's size matters and is not known here."""
     images = num_images or TRAINING_IMAGES.get(config.data.name or "")
-    if images is None or optim.epochs is None:
+    if images is None and config.optim.steps is None:
         return None
-    return max(1, round(optim.epochs * images / optim.global_batch))
+    return num_steps(config, images or 0)
 
 
 def run_cost(

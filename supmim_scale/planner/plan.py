@@ -8,7 +8,7 @@ from supmim_scale.config.checks import accumulation_steps
 from supmim_scale.config.running import EngineConfig, Policy
 from supmim_scale.models.flops import JointShape
 from supmim_scale.planner.cluster import Cluster
-from supmim_scale.planner.cost import RunCost, num_steps, run_cost
+from supmim_scale.planner.cost import RunCost, planned_steps, run_cost
 from supmim_scale.planner.fit import RESERVE, Verdict, limit_bytes, verdict_of
 from supmim_scale.planner.setting import RecipeMemory, Setting
 from supmim_scale.planner.speed import Assumed, StepTime, step_time
@@ -67,7 +67,7 @@ def make_plan(
     shape = joint_shape(config, planned.out_features)
     setting = planned.setting(config, cluster.ranks)
     step = step_time(setting, cluster, planned.size, shape, assumed)
-    steps = num_steps(config, num_images)
+    steps = planned_steps(config, num_images)
     return Plan(
         recipe=recipe,
         planned=planned,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from supmim_scale.build.check import check_recipe
-from supmim_scale.build.data import known_bad, num_steps, sample_order, skip_rule, view_settings
+from supmim_scale.build.data import known_bad, sample_order, skip_rule, view_settings
 from supmim_scale.build.engine import choose_attention, engine_settings
 from supmim_scale.build.model import encoder_geometry, mask_spec, recipe_model
 from supmim_scale.build.step import step_arguments
 from supmim_scale.build.target import make_codebook, open_target
 from supmim_scale.config import digest
-from supmim_scale.config.checks import accumulation_steps
+from supmim_scale.config.checks import accumulation_steps, num_steps
 from supmim_scale.config.schema import RunConfig
 from supmim_scale.data.dataset import Dataset
 from supmim_scale.data.loader import Batch, Share, training_batches

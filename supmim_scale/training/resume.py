@@ -43,7 +43,7 @@ def open_folder(
 
 def position_of(checkpoint: Checkpoint) -> ReaderPosition:
     """Where the reader stood."""
-    return ReaderPosition(**checkpoint.facts["reader"])
+    return ReaderPosition.of(checkpoint.facts["reader"])
 
 
 def _open(config: RunConfig, run_dir: Path, start: Start) -> Checkpoint | None:

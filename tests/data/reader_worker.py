@@ -15,7 +15,7 @@ from supmim_scale.data.readers import SampleLayout
 
 root, rank, world_size, global_batch, position = sys.argv[1:]
 dataset = open_dataset(Path(root), "train", SampleLayout())
-seen = ReaderPosition.from_json(position)
+seen = ReaderPosition.of(json.loads(position))
 seen.require_same_set(len(dataset), dataset.digest)
 batches = training_batches(
     dataset,

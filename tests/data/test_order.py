@@ -1,5 +1,7 @@
 """The order of samples: complete, mixed, the same for every split, and whole shards a rank."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -93,12 +95,12 @@ def test_class_sorted_shards_are_mixed_by_the_order():
 
 def test_a_position_is_read_back_and_holds_for_its_own_set_only():
     position = ReaderPosition(4096, 10_007, "abc")
-    assert ReaderPosition.from_json(position.to_json()) == position
+    assert ReaderPosition.of(json.loads(position.to_json())) == position
     start = ReaderPosition(0, 10_007, "abc")
-    assert ReaderPosition.from_json(start.to_json()) == start
+    assert ReaderPosition.of(json.loads(start.to_json())) == start
     position.require_same_set(10_007, "abc")
     with pytest.raises(UserError, match="10008 samples"):
         position.require_same_set(10_008, "abc")
-    for text in ("", "{}", '{"samples_seen": -1, "num_samples": 1, "digest": ""}', "null"):
+    for facts in ("", {}, {"samples_seen": -1, "num_samples": 1, "digest": ""}, None):
         with pytest.raises(UserError, match="another checkpoint"):
-            ReaderPosition.from_json(text)
+            ReaderPosition.of(facts)
