@@ -1,11 +1,21 @@
-"""Fixtures: a small data set of real JPEGs, and processes as users start them."""
+"""Fixtures: a small data set of real JPEGs, and commands as users start them.
+
+Three quarters of a small run are imports. One process a session does them once and forks every
+command and rank from there (tests/fork_server.py); a fork does what `python -m supmim_scale` does.
+Some tests start interpreters of their own: `command_of_its_own`, torchrun, DeepSpeed's launcher,
+and all of Slurm. Workers follow the cores. What a session started ends with it,
+also where pytest is killed: the server of forks by its end of a socket, Slurm by tests/keeper.py.
+"""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
+from fork_server import die_with_parent
 
 # Before torch: two workers with two threads each make small products many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,7 +35,7 @@ AUGMENTED = [
 ]  # fmt: skip
 
 
-# Files that take longest, begun first so that neither worker is left alone with one.
+# Files that take longest, begun first so that no worker is left alone with one.
 LONGEST = ("slurm/test_preemption", "engine/test_zero", "test_resume", "slurm/test_failures",
            "studies/test_study_end_to_end", "slurm/test_study", "slurm/test_launch",
            "evaluate/test_eval_commands", "test_end_to_end", "export/test_parity_of_sizes",
@@ -40,6 +50,32 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores: tests of Slurm wait for it most of the time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+SERVER = pytest.StashKey()
+
+
+def pytest_configure(config):
+    is_worker = hasattr(config, "workerinput")
+    if is_worker:
+        die_with_parent(os.getppid())
+    elif not forked.GPU.exists() and not config.option.collectonly:
+        config.stash[SERVER] = forked.ForkServer()
+
+
+def pytest_sessionstart(session):
+    if SERVER in session.config.stash:
+        session.config.stash[SERVER].owns(session.config._tmp_path_factory.getbasetemp())
+
+
+def pytest_unconfigure(config):
+    if SERVER in config.stash:
+        config.stash[SERVER].stop()
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):
     """96 training images in 3 shards and 33 held out in 2, of 16 classes."""
@@ -48,26 +84,34 @@ def shards(tmp_path_factory):
     return root
 
 
+def settled(arguments):
+    """The words of a command, of a key that is set twice only the last value."""
+    last = {str(word).partition("=")[0]: word for word in arguments if _sets_key(word)}
+    return [word for word in arguments
+            if not _sets_key(word) or last[str(word).partition("=")[0]] is word]  # fmt: skip
+
+
+def _sets_key(word):
+    return re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)?=.*", str(word), re.DOTALL) is not None
+
+
 def command(*arguments, check=True, timeout=240, **environment):
-    """Run `python -m supmim_scale ...` in a process of its own."""
+    """What `python -m supmim_scale ...` does, in a process forked for it."""
+    return forked.run(["-m", "supmim_scale", *settled(arguments)], check=check, timeout=timeout,
+                      env={**os.environ, **environment})  # fmt: skip
+
+
+def command_of_its_own(*arguments, timeout=240):
+    """Run `python -m supmim_scale ...` as a user does: a new interpreter, and one a rank."""
     return subprocess.run(
-        [sys.executable, "-m", "supmim_scale", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=check,
-        cwd=ROOT,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
-def torchrun(script, *arguments, ranks=2, timeout=400):
-    """Run a script on several ranks; its output is shown if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         f"--nproc-per-node={ranks}", str(script), *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=timeout, check=False,
+        [sys.executable, "-m", "supmim_scale", *map(str, settled(arguments))], capture_output=True,
+        text=True, check=True, cwd=ROOT, timeout=timeout,
     )  # fmt: skip
+
+
+def run_ranks(script, *arguments, ranks=2, timeout=400):
+    """Run a script on several ranks; its output is shown if it fails."""
+    done = forked.run_ranks([script, *arguments], ranks, timeout=timeout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 

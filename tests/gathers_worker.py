@@ -1,4 +1,4 @@
-"""Started under torchrun by tests: counts the all-gathers of a ZeRO-3 step's two halves.
+"""Every rank is started by tests: counts the all-gathers of a ZeRO-3 step's two halves.
 
 torchrun --nproc-per-node 2 tests/gathers_worker.py OUT.json NAME:OVERRIDE,OVERRIDE ...
 """

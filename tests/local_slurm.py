@@ -1,16 +1,19 @@
 """A real Slurm of virtual nodes on this machine: munged, slurmctld and a slurmd a node.
 
-Its own key, sockets, ports and state lie in one folder; it is stopped by process id. Facts it
-rests on, of Slurm 22.05: counted GPUs need character devices; `CgroupPlugin=cgroup/v1` keeps
-slurmd from asking systemd for a scope; `cred_expire` is how long a requeued job waits.
+Its own key, sockets, ports and state lie in one folder; daemons, jobs and folder end with the
+process that started them (tests/keeper.py). Facts it rests on, of Slurm 22.05: counted GPUs need
+character devices; `CgroupPlugin=cgroup/v1` keeps slurmd from asking systemd for a scope;
+`cred_expire` is how long a requeued job waits.
 """
 
+import json
 import os
 import pwd
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +48,10 @@ class LocalSlurm:
         self.conf = self.folder / "slurm.conf"
         self.environ = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._ports = free_ports(nodes + 1)
+        self._keeper = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("keeper.py"), folder], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
 
     def start(self):
         self._write_configuration()
@@ -75,22 +82,18 @@ class LocalSlurm:
         return done
 
     def stop(self):
-        """Jobs first: a job step that outlives the daemons would go on asking for them."""
-        user = pwd.getpwuid(os.getuid()).pw_name
-        self.command("scancel", "-t", "PENDING", "-u", user, check=False)
-        self.command("scancel", "--full", "-s", "KILL", "-u", user, check=False)
-        self.command("scancel", "-u", user, check=False)
-        deadline = time.time() + STOP_S
-        while time.time() < deadline and self.command("squeue", "-h", check=False).stdout.strip():
-            time.sleep(0.1)
-        for pid in reversed(self.pids.values()):
-            end(pid)
+        self._keeper.stdin.close()
+        self._keeper.wait(timeout=STOP_S)
+        self._keeper.stdout.close()
 
     def _daemon(self, name, *arguments, pid):
         path = self.folder / "run" / f"{pid}.pid"
         path.unlink(missing_ok=True)
-        done = self.command(find(name), *arguments, check=False)
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        words = [str(word) for word in (find(name), *arguments)]
+        self._keeper.stdin.write(json.dumps([words, self.environ]) + "\n")
+        self._keeper.stdin.flush()
+        code, said = json.loads(self._keeper.stdout.readline())
+        assert code == 0, f"{name}: {said}"
         self.pids[pid] = int(wait_for(lambda: path.exists() and path.read_text().strip(), UP_S))
 
     def _start_munge(self):
@@ -174,24 +177,6 @@ def free_ports(count):
 def is_free(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def end(pid):
-    for number in (15, 9):
-        try:
-            os.kill(pid, number)
-            wait_for(lambda: not is_alive(pid), 5)
-        except (ProcessLookupError, AssertionError):
-            continue
-
-
-def is_alive(pid):
-    """A dead process that nobody has asked about yet is not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_for(is_so, seconds, every=0.1):

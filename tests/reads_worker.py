@@ -1,4 +1,4 @@
-"""Started under torchrun by tests: a training whose host's readings from the device are counted.
+"""Every rank is started by tests: a training whose host's readings from the device are counted.
 
 torchrun --nproc-per-node N tests/reads_worker.py OUT.json ARGUMENTS OF supmim-scale train
 

@@ -11,6 +11,7 @@ import pytest
 from local_slurm import LocalSlurm, missing, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
+PIXELS = "mim.target=pixel"
 JOB_S = 240  # within which a small job ends, on a machine that is busy
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
 
@@ -19,13 +20,12 @@ def started(**size):
     """A cluster, stopped at the end. Nothing is installed: without Slurm, tests are skipped."""
     if absent := missing():
         pytest.skip(f"no {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)")
-    with tempfile.TemporaryDirectory(prefix="slurm_") as folder:
-        cluster = LocalSlurm(folder, **size)
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = LocalSlurm(tempfile.mkdtemp(prefix="slurm_"), **size)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +51,10 @@ class Jobs:
             "SUPMIM_HOME": str(ROOT), "SUPMIM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
             "SUPMIM_RUNS": str(self.runs),
         }  # fmt: skip
-        # Words after a template's name: a smoke run on the CPU.
-        self.smoke = ["smoke", *SMALL, f"input.root={shards}", "engine.device=cpu", "log.every=1"]
+        # Words after a template's name: a smoke run on the CPU, without clustering first.
+        small = [word for word in SMALL if not word.startswith("log.every")]
+        self.smoke = ["smoke", *small, f"input.root={shards}", "engine.device=cpu", "log.every=1",
+                      PIXELS]  # fmt: skip
 
     def sbatch(self, *words, check=True, **environment):
         done = self.slurm.command(
@@ -89,10 +91,10 @@ class Jobs:
 
     def command(self, *words, check=True, **environment):
         """`supmim-scale ...` on the login node."""
-        return self.slurm.command(
-            sys.executable, "-m", "supmim_scale", *words, check=check,
-            **self.environment | environment,
-        )  # fmt: skip
+        from conftest import command
+
+        given = {**self.slurm.environ, **self.environment, **environment}
+        return command(*words, check=check, **given)
 
     def wait_for_step(self, step, run="run", seconds=JOB_S):
         wait_for(lambda: self.steps_done(run) >= step, seconds, every=0.05)

@@ -1,4 +1,4 @@
-"""The commands as users type them, in processes of their own, on real JPEG shards."""
+"""The commands as users type them, on real JPEG shards."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import AUGMENTED, ROOT, SMALL, assert_refused, command
+from conftest import AUGMENTED, ROOT, SMALL, assert_refused, command, command_of_its_own
 from PIL import Image
 
 from supmim_scale.build.model import recipe_encoder
@@ -41,10 +41,12 @@ with torch.no_grad():
 
 @pytest.fixture(scope="module")
 def run_dir(shards, tmp_path_factory):
-    """A short ZeRO-3 run on two ranks with recomputation."""
+    """A short ZeRO-3 run on two ranks with recomputation, started as a user does."""
     folder = tmp_path_factory.mktemp("runs") / "zero3"
-    command("train", "smoke", "--ranks", 2, *SMALL, *AUGMENTED, f"input.root={shards}",
-            f"log.run_dir={folder}", "log.eval_every=2")  # fmt: skip
+    command_of_its_own(
+        "train", "smoke", "--ranks", 2, *SMALL, *AUGMENTED, f"input.root={shards}",
+        f"log.run_dir={folder}", "log.eval_every=2",
+    )  # fmt: skip
     return folder
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import AUGMENTED, SMALL, torchrun
+from conftest import AUGMENTED, SMALL, run_ranks
 
 STEPS, LOGGED = 7, 4  # a step's figures are read after it, before the next
 
@@ -15,7 +15,7 @@ STEPS, LOGGED = 7, 4  # a step's figures are read after it, before the next
 def test_a_step_reads_no_more_from_the_device_than_its_engine_states(
     shards, tmp_path, ranks, engine
 ):
-    torchrun(
+    run_ranks(
         "tests/reads_worker.py", tmp_path / "reads.json", "smoke", *SMALL, *AUGMENTED, *engine,
         f"input.root={shards}", f"log.run_dir={tmp_path}/run", f"optim.steps={STEPS}",
         f"log.every={LOGGED}", "log.images_every=0", ranks=ranks,

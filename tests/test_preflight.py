@@ -1,10 +1,8 @@
 """What nodes show before the first step."""
 
-import subprocess
-import sys
-
+import forked
 import pytest
-from conftest import ROOT, torchrun
+from conftest import ROOT, run_ranks
 
 from supmim_scale.errors import UserError
 from supmim_scale.launch.nodes import ecc_problem, require_equal_versions, slow_ranks
@@ -13,14 +11,14 @@ WORKER = ROOT / "tests/preflight_worker.py"
 
 
 def test_good_nodes_are_one_line_with_the_bandwidth_and_leave_nothing_behind(shards, tmp_path):
-    said = torchrun(WORKER, tmp_path / "run", shards, shards).stdout
+    said = run_ranks(WORKER, tmp_path / "run", shards, shards).stdout
     assert said.count("2 nodes, 2 ranks: devices, versions, data, run folder fine") == 2
     assert "all-reduce of 1.05 MB at" in said
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_the_node_that_does_not_see_the_data_is_named_on_every_rank(shards, tmp_path):
-    said = torchrun(WORKER, tmp_path / "run", shards, tmp_path / "nowhere").stdout
+    said = run_ranks(WORKER, tmp_path / "run", shards, tmp_path / "nowhere").stdout
     lines = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("rank")]
     assert lines[0] == lines[1]
     assert lines[0].startswith("error: preflight, node2: found input.root: ")
@@ -29,11 +27,7 @@ def test_the_node_that_does_not_see_the_data_is_named_on_every_rank(shards, tmp_
 
 
 def test_the_node_that_does_not_answer_is_named(tmp_path, shards):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         WORKER, tmp_path / "run", shards, "dead"],
-        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
-    )  # fmt: skip
+    done = forked.run_ranks([WORKER, tmp_path / "run", shards, "dead"], 2, timeout=120)
     assert "rank 0: error: preflight, node2: found no answer in 3 s" in done.stdout
 
 

@@ -1,15 +1,15 @@
 """Stopping and going on, as users do it: the same run, whatever the ranks and the stage."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import pytest
 import torch
-from conftest import ROOT, SMALL, assert_refused, command
+from conftest import SMALL, assert_refused, command
 from safetensors.torch import load_file, save_file
 
 from supmim_scale.build.model import recipe_model
@@ -79,12 +79,18 @@ def test_the_same_ranks_go_on_bit_for_bit_and_curves_have_no_doubles(shards, tmp
     assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9]
 
 
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def started(run_dir, shards, *more):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "supmim_scale", *map(str, [
-            *RECIPE, "--ranks", 2, "optim.steps=400", "optim.warmup_steps=1",
-            f"input.root={shards}", f"log.run_dir={run_dir}", *more])],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    process = forked.start(
+        ["-m", "supmim_scale", *RECIPE, "--ranks", 2, "optim.steps=400", "optim.warmup_steps=1",
+         f"input.root={shards}", f"log.run_dir={run_dir}", *more],
+        stdout=forked.PIPE, stderr=forked.PIPE,
     )  # fmt: skip
     deadline = time.time() + 120
     while not (run_dir / "log.jsonl").exists() or len(rows(run_dir)) < 3:
@@ -109,8 +115,8 @@ def test_a_hanging_rank_ends_the_job_and_leaves_its_stacks(shards, tmp_path):
     import psutil
 
     process = started(tmp_path / "run", shards, "watch.hang_s=4")
-    stopped, _ = psutil.Process(process.pid).children()
-    stopped.suspend()
+    ranks = [pid for pid in psutil.pids() if pid != process.pid and group_of(pid) == process.pid]
+    os.kill(max(ranks), signal.SIGSTOP)
     out, err = process.communicate(timeout=60)
     assert process.returncode not in (0, 75), out + err
     stacks = [path.read_text() for path in sorted((tmp_path / "run/stacks").iterdir())]

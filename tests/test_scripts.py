@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -13,12 +14,11 @@ SHALLOW = "vit_ti16,depth=2,width=64,heads=2"
 
 def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
     out = tmp_path / "rows.jsonl"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/throughput.py", "--models", SHALLOW, "--image-size", "32",
-         "--micro-batch", "2", "--stages", "3", "--policies", "full", "--steps", "2",
-         "--warmup", "1", "--baselines", "two_forwards", "--out", out],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+    done = forked.run([
+        "benchmarks/throughput.py", "--models", SHALLOW, "--image-size", "32", "--micro-batch", "2",
+        "--stages", "3", "--policies", "full", "--steps", "2", "--warmup", "1", "--baselines",
+        "two_forwards", "--out", out,
+    ])  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     plain, zero, twice = (json.loads(line) for line in out.read_text().splitlines())
     assert (plain["engine"], zero["engine"]) == ("plain", "zero3")

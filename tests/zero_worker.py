@@ -1,4 +1,4 @@
-"""Started under torchrun by tests: trains tiny models on fixed data, writes what happened as JSON.
+"""Every rank is started by tests: trains tiny models on fixed data, writes what happened as JSON.
 
 torchrun --nproc-per-node 2 tests/zero_worker.py OUT.json NAME:OVERRIDE,OVERRIDE ...
 
@@ -24,7 +24,7 @@ from supmim_scale.models.masking import draw_masks
 from supmim_scale.models.optim import lr_factor_at
 from supmim_scale.models.targets import PixelTarget
 
-STEPS, SIDE, CLASSES = 20, 32, 16
+STEPS, SIDE, CLASSES = 12, 32, 16
 TINY = [
     "model.width=32", "model.depth=2", "model.decoder_depth=1", "model.heads=2",
     f"model.image_size={SIDE}",

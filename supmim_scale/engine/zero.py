@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_full_fp32_param
 
 from supmim_scale.engine.attention import attention_kernel
@@ -30,6 +31,11 @@ from supmim_scale.models.optim import largest_block, set_lr
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # 0.19: a CPU start compiles a shared-memory extension for half a minute; gloo does the work.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# 0.19 imports Muon at every start, which compiles it: inductor alone takes seconds to load.
+_compile, compiler.compile = compiler.compile, lambda: lambda function: function
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402
+
+compiler.compile = _compile
 # torch 2.13 renames collectives that DeepSpeed 0.19 calls by their old names.
 warnings.filterwarnings("ignore", r".*deprecated.*", FutureWarning, r"torch\.distributed")
 

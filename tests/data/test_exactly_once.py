@@ -3,13 +3,11 @@
 import io
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from supmim_scale.data.dataset import open_dataset
@@ -45,10 +43,8 @@ class Ranks:
     def __init__(self, root, world_size, position):
         arguments = [root, world_size, GLOBAL_BATCH, position.to_json()]
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, WORKER, *map(str, [arguments[0], rank, *arguments[1:]])],
-                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
+            forked.start([WORKER, arguments[0], rank, *arguments[1:]], stdin=forked.PIPE,
+                         stdout=forked.PIPE)
             for rank in range(world_size)
         ]  # fmt: skip
 
@@ -117,10 +113,7 @@ print(json.dumps(resident))
 
 
 def test_memory_stays_flat_over_fifty_epochs(shards):
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(shards)], cwd=ROOT, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
+    done = forked.run(["-c", MEMORY, shards], check=True)
     resident = np.array(json.loads(done.stdout)) / 2**20
     noise = np.ptp(resident[2:10])
     assert resident[-1] - resident[2] < max(8, 2 * noise), resident

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
+import forked
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from supmim_scale.cli.main import main
 from supmim_scale.data.classes import load_classes, timm_lists
@@ -77,11 +76,9 @@ def test_pack_is_the_same_whatever_the_workers_and_however_often_it_was_stopped(
 def test_pack_killed_at_any_moment_goes_on_and_leaves_no_half_shard(photos):
     arguments = ["data", "pack", photos / "tree", photos / "k/train", "--shard-size", 1,
                  "--workers", 1]  # fmt: skip
-    command = [sys.executable, "-m", "supmim_scale", *map(str, arguments)]
     for _ in range(3):
         before = len(list((photos / "k/train").glob("*.tar")))
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)  # fmt: skip
+        process = forked.start(["-m", "supmim_scale", *arguments], stderr=subprocess.DEVNULL)
         deadline = time.time() + 60
         while len(list((photos / "k/train").glob("*.tar"))) < before + 3 < 24:
             assert time.time() < deadline

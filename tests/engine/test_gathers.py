@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from conftest import torchrun
+from conftest import run_ranks
 
 DEPTH, DECODER, BLOCK = 8, 1, 12_704  # blocks of the worker's model, and the parameters of one
 OUTER = 1.5  # blocks' worth of parameters outside of blocks, at most
@@ -26,7 +26,7 @@ def gathers(tmp_path_factory):
             ("usual", "masked_only", "none"), ("no prefetch", "clean_and_masked", "none"),
         ]
     ]  # fmt: skip
-    torchrun("tests/gathers_worker.py", folder / "out.json", *jobs)
+    run_ranks("tests/gathers_worker.py", folder / "out.json", *jobs)
     return json.loads((folder / "out.json").read_text())
 
 

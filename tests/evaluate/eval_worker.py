@@ -1,4 +1,4 @@
-"""Started under torchrun by tests: one evaluation a set, written by rank 0.
+"""Every rank is started by tests: one evaluation a set, written by rank 0.
 
 torchrun --nproc-per-node 3 tests/evaluate/eval_worker.py RUN OUT MASKS VAL ...
 

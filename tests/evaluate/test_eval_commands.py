@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import torchrun
+from conftest import run_ranks
 from eval_fixture import ALONE, write_run, write_set
 from eval_worker import rows
 from PIL import Image
@@ -43,7 +43,7 @@ def timm_folder(tmp_path):
 def test_figures_are_the_same_on_ranks_that_do_not_divide_the_set(ranks, run_dir, tmp_path):
     sets = ["val", "val/val-000000.tar", "val/val-000001.tar"]  # 33 and 32 images, and 1
     masks = write_set(tmp_path / "masks", "voc", count=4)
-    torchrun(WORKER, run_dir, tmp_path, masks, *sets, ranks=ranks)
+    run_ranks(WORKER, run_dir, tmp_path, masks, *sets, ranks=ranks)
     shared = json.loads((tmp_path / f"{ranks}.json").read_text())
     alone = rows(run_dir, tmp_path, masks, sets, ALONE)
     for one, many, images in zip(alone, shared, (33, 32, 1), strict=True):

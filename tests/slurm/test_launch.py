@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from conftest import ROOT, command
-from slurm_fixture import assert_one_line, curve, rows
+from slurm_fixture import PIXELS, assert_one_line, curve, rows
 
 from supmim_scale.errors import RankError
 from supmim_scale.launch.join import meet
@@ -16,6 +16,7 @@ STEPS = "optim.steps=6"
 
 
 def test_four_tasks_on_two_nodes_learn_what_one_process_learns(jobs, tmp_path):
+    jobs.smoke.remove(PIXELS)
     job = jobs.train(STEPS, nodes=2, tasks=2)
     alone = tmp_path / "alone"
     command("train", *jobs.smoke, STEPS, "engine.kind=plain", f"log.run_dir={alone}")

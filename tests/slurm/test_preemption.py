@@ -9,7 +9,7 @@ import signal
 
 import pytest
 from conftest import ROOT, command
-from slurm_fixture import curve, rows, settled, wait_for
+from slurm_fixture import Jobs, curve, rows, settled, wait_for
 
 RECIPE = ["optim.steps=24", "checkpoint.every=4"]
 
@@ -17,18 +17,16 @@ RECIPE = ["optim.steps=24", "checkpoint.every=4"]
 @pytest.fixture(scope="module")
 def calm(shards, tmp_path_factory):
     """The undisturbed run on as many ranks."""
-    from conftest import SMALL
-
-    run_dir = tmp_path_factory.mktemp("calm") / "run"
-    command("train", "smoke", *SMALL, "log.every=1", *RECIPE, "--ranks", 2,
-            f"input.root={shards}", f"log.run_dir={run_dir}")  # fmt: skip
-    return curve(run_dir)
+    folder = tmp_path_factory.mktemp("calm")
+    words = Jobs(None, shards, folder).smoke
+    command("train", *words, *RECIPE, "--ranks", 2, f"log.run_dir={folder}/run")
+    return curve(folder / "run")
 
 
 def held(jobs, job, step=3):
     """The run after some steps, one of its ranks held still."""
     jobs.wait_for_step(step)
-    os.kill(jobs.ranks()[1], signal.SIGSTOP)
+    os.kill(jobs.ranks()[-1], signal.SIGSTOP)
     assert jobs.facts(job)["JobState"] == "RUNNING"
 
 
@@ -74,7 +72,7 @@ def test_a_job_of_higher_priority(jobs, calm, partition):
 
 
 def test_a_cancelled_job_is_not_requeued(jobs):
-    job = jobs.train(*RECIPE)
+    job = jobs.train(*RECIPE, tasks=1)
     held(jobs, job)
     jobs.slurm.command("scancel", job)
     facts = jobs.end_of(job)

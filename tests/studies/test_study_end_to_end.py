@@ -5,10 +5,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import pytest
 import yaml
 from conftest import ROOT, SMALL, assert_refused, command
@@ -34,10 +33,9 @@ def study(shards, tmp_path):
 def started(study):
     """`study run` in a process group of its own."""
     with open(study.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "supmim_scale", "study", "run", study, "--ranks", "1"],
-            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "SUPMIM_RUNS": str(study.parent), "OMP_NUM_THREADS": "1"},
+        return forked.start(
+            ["-m", "supmim_scale", "study", "run", study, "--ranks", "1"], stdout=log, stderr=log,
+            env={**os.environ, "SUPMIM_RUNS": str(study.parent)},
         )  # fmt: skip
 
 
