@@ -8,7 +8,6 @@ also where pytest is killed: the server of forks by its end of a socket, Slurm b
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,27 +83,16 @@ def shards(tmp_path_factory):
     return root
 
 
-def settled(arguments):
-    """The words of a command, of a key that is set twice only the last value."""
-    last = {str(word).partition("=")[0]: word for word in arguments if _sets_key(word)}
-    return [word for word in arguments
-            if not _sets_key(word) or last[str(word).partition("=")[0]] is word]  # fmt: skip
-
-
-def _sets_key(word):
-    return re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)?=.*", str(word), re.DOTALL) is not None
-
-
 def command(*arguments, check=True, timeout=240, **environment):
     """What `python -m supmim_scale ...` does, in a process forked for it."""
-    return forked.run(["-m", "supmim_scale", *settled(arguments)], check=check, timeout=timeout,
+    return forked.run(["-m", "supmim_scale", *arguments], check=check, timeout=timeout,
                       env={**os.environ, **environment})  # fmt: skip
 
 
 def command_of_its_own(*arguments, timeout=240):
     """Run `python -m supmim_scale ...` as a user does: a new interpreter, and one a rank."""
     return subprocess.run(
-        [sys.executable, "-m", "supmim_scale", *map(str, settled(arguments))], capture_output=True,
+        [sys.executable, "-m", "supmim_scale", *forked.once(arguments)], capture_output=True,
         text=True, check=True, cwd=ROOT, timeout=timeout,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -19,6 +20,7 @@ from fork_server import die_with_parent
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "SUPMIM_TEST_FORKS"  # the variable that names the server's socket
 PIPE = subprocess.PIPE
+KEY = re.compile(r"(seed|[a-z_]+\.[a-z0-9_]+)=")
 GPU = Path("/dev/nvidiactl")  # what CUDA has begun does not survive a fork
 # As all tests set it: OpenMP reads it once, in the server.
 THREADS = {"OMP_NUM_THREADS": "1"}
@@ -51,8 +53,17 @@ class ForkServer:
         self.process.wait()
 
 
+def once(words):
+    """The words of a command; of a recipe's key that is set again only the last value."""
+    words = [str(word) for word in words]
+    last = {word.partition("=")[0]: place for place, word in enumerate(words) if KEY.match(word)}
+    return [word for place, word in enumerate(words)
+            if not KEY.match(word) or last[word.partition("=")[0]] == place]  # fmt: skip
+
+
 def start(words, *, env=None, **options):
     """`python WORDS` in a process group of its own: a fork, or a new process beside a GPU."""
+    words = once(words)
     env = {**(os.environ if env is None else env), **THREADS}
     if not GPU.exists():
         return Forked(words, env=env, **options)

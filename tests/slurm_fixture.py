@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import once
 from local_slurm import LocalSlurm, missing, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,7 @@ class Jobs:
 
     def sbatch(self, *words, check=True, **environment):
         done = self.slurm.command(
-            "sbatch", "--parsable", f"--output={self.folder}/%x_%A.log", *words, check=check,
+            "sbatch", "--parsable", f"--output={self.folder}/%x_%A.log", *once(words), check=check,
             **self.environment, **environment,
         )  # fmt: skip
         return done.stdout.strip() if check else done

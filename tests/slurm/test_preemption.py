@@ -9,6 +9,7 @@ import signal
 
 import pytest
 from conftest import ROOT, command
+from forked import once
 from slurm_fixture import Jobs, curve, rows, settled, wait_for
 
 RECIPE = ["optim.steps=24", "checkpoint.every=4"]
@@ -98,7 +99,7 @@ def test_requeues_without_progress_come_to_an_end(jobs):
 
 def test_an_element_of_an_array_is_requeued_alone(jobs):
     """Both ways round: the last element's own job id is the whole array's."""
-    lines = [f"{name}\t" + "\t".join([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own])
+    lines = [f"{name}\t" + "\t".join(once([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own]))
              for name, own in (("a", []), ("b", ["checkpoint.time_budget_s=0.01"]),
                                ("c", ["checkpoint.time_budget_s=0.01"]))]  # fmt: skip
     jobs.runs.mkdir()
