@@ -20,7 +20,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 
     synth = commands.add_parser("synth", help="generate a data set of synthetic JPEGs")
     synth.add_argument("out", type=Path, help="folder for train/ and val/ shards")
-    synth.add_argument("--size", default="80x72", help="pixels, WIDTHxHEIGHT; ImageNet-like: 500x375")
+    synth.add_argument("--size", default="80x72", help="WIDTHxHEIGHT in pixels; ImageNet: 500x375")
     synth.add_argument("--train", type=int, default=4096, help="number of training images")
     synth.add_argument("--val", type=int, default=1024, help="number of held-out images")
     synth.add_argument("--shard-size", type=int, default=512, help="images per shard")
@@ -38,7 +38,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--no-labels", action="store_true", help="the data set has no labels")
     pack.add_argument("--skip-bad", action="store_true", help="leave out bad samples and list them")
     pack.add_argument("--shard-size", type=int, default=5000, help="images per shard")
-        pack.add_argument("--seed", type=int, default=0, help="seed of the global shuffle")
+    pack.add_argument("--seed", type=int, default=0, help="seed of the global shuffle")
     add_workers(pack)
     pack.set_defaults(run=_pack)
 

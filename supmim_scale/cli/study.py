@@ -148,7 +148,7 @@ def _report(arguments: argparse.Namespace) -> int:
     trunks = {facts["trunk"] for facts in design["runs"].values()}
     if len(trunks) < len(design["runs"]):
         print(
-            f"note: {len(design['runs'])} runs share {len(trunks)} trunks but are resampled separately: "
+            f"note: {len(design['runs'])} runs share {len(trunks)} trunks but are resampled apart: "
             "intervals may be too narrow; with many trunks, use --cluster trunk"
         )
     out = made_folder(arguments.out or folder / "report", "--out")

@@ -26,7 +26,8 @@ class EngineConfig:
     activation_checkpointing: Policy = key(
         "full",
         "what backward recomputes: none; full: every block; every_k: every k-th block; first_k: "
-        "the first k blocks of encoder and decoder; selective: all but matmul and attention outputs",
+        "the first k blocks of encoder and decoder; selective: all but matmul and attention "
+        "outputs",
     )
     checkpoint_every_k: int = key(2, "the k of every_k and first_k", "[1, inf)", "blocks")
     activation_budget: float | None = key(
