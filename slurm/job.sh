@@ -101,7 +101,7 @@ begin_job() {
   say "on $SLURM_JOB_NODELIST"
 }
 
-# What a run needs beside: an address to meet at, and a note of this start in its folder.
+# What a run also needs: an address to meet at, and a note of this start in its folder.
 begin_run() {
   local last='' idle=0 problem log
   export_address

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ImageNet-21k from class folders to checked shards: pack, index, verify; goes on where it was.
+# ImageNet-21k from class folders to checked shards: pack, index, verify; resumes where it stopped.
 #
 #   sbatch slurm/prepare_in21k.sh --images FOLDER [key=value ...]   of FOLDER/train and FOLDER/val
 #   bash slurm/prepare_in21k.sh --here --images FOLDER

@@ -7,7 +7,7 @@
     encoder = sm.load_encoder(recipe.log.run_dir)
     features = sm.features(encoder, sm.open_data(recipe, "val"))
 
-A name is loaded when it is asked for: importing the package costs nothing.
+Names are loaded on first use, so importing the package costs nothing.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m supmim_scale COMMAND`: the same door as the console script, for launchers."""
+"""`python -m supmim_scale COMMAND`: the same entry point as the console script, for launchers."""
 
 import sys
 

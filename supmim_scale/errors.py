@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises, and the process exit codes."""
+"""The exception for users' mistakes, and the exit codes of the process."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,12 +6,12 @@ from difflib import get_close_matches
 EXIT_DONE = 0
 EXIT_NOT_CLEAN = 1  # a data set was verified and has bad samples
 EXIT_USER_ERROR = 2
-EXIT_PREEMPTED = 75  # stopped early and saved; the same command goes on
+EXIT_PREEMPTED = 75  # stopped early and saved; the same command resumes
 EXIT_INTERRUPTED = 130  # by Ctrl-C, as shells say it
 
 
 class UserError(Exception):
-    """A mistake the user can mend: printed as one line, exit code 2, no traceback.
+    """A mistake the user can fix: printed as one line, exit code 2, no traceback.
 
     The line says where it happened, what was found, what was expected and what to do.
     """
@@ -25,9 +25,9 @@ class UserError(Exception):
 
 
 class RankError(UserError):
-    """A `UserError` that this rank alone has met, so that it must say it itself.
+    """A `UserError` that only this rank has met, so this rank must report it.
 
-    Every other `UserError` is met by all ranks alike, and rank 0 speaks for them.
+    Every other `UserError` is raised on all ranks, and rank 0 reports it.
     """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# One stream a purpose, so that a crop and a mask of the same sample are independent.
+# One stream per purpose, so that a crop and a mask of the same sample are independent.
 CROP, FLIP, MASK, ORDER, FORWARD, REPLACE, POLICY, BLUR, JITTER, ERASE, MIX = range(11)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -35,7 +35,7 @@ def bits(stream: int, seed: int, *words: Any) -> NDArray[np.uint64]:
 def uniform(
     stream: int, seed: int, epochs_B: NDArray[Any], ids_B: NDArray[Any], count: int
 ) -> NDArray[np.float64]:
-    """`(B, count)` uniform numbers in [0, 1), row b a function of (seed, epoch b, id b) alone."""
+    """`(B, count)` uniform numbers in [0, 1), row b a function of (seed, epoch b, id b) only."""
     key_BC = bits(stream, seed, epochs_B[:, None], ids_B[:, None], np.arange(count)[None, :])
     return (key_BC >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

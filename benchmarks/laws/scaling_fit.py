@@ -178,7 +178,7 @@ def openclip_rows(folder: Path, num: int) -> Iterator[Row]:
     yield {
         "name": "openclip ImageNet error, LAION-2B, held out",
         "kind": "held_out",
-        "dear_points": len(held[0].dear),
+        "dear_points": len(held[0].held_out),
         "rms": {one.fit.law.name: one.rms for one in held},
         "bias": {one.fit.law.name: one.bias for one in held},
         "refused": {name: str(error) for name, error in refused.items()},
@@ -234,7 +234,7 @@ REPLICATES = 200
 
 
 def design(name: str, curve: Callable[[Any], Any]) -> tuple[Points, Any]:
-    """Points without noise, and inputs ten times beyond their dearest."""
+    """Points without noise, and inputs ten times beyond the most expensive."""
     if name != "parametric":
         compute = np.geomspace(1e15, 1e19, 20)
         return make_points(curve(compute), compute=compute), np.array([[1e20]])

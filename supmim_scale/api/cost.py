@@ -1,4 +1,4 @@
-"""What a recipe will need, before it is run."""
+"""The memory, time and cost of a recipe, before it is run."""
 
 from supmim_scale.config import RunConfig
 from supmim_scale.planner.answer import Answer, plan_recipe
@@ -17,7 +17,7 @@ def plan(
     decoded: float | None = None,
     reserve: float | None = None,
 ) -> Answer:
-    """Will it fit, how fast, at what cost. Options are those of `supmim-scale plan`.
+    """Predict whether a recipe fits, its speed and cost. Options are those of `supmim-scale plan`.
 
     `plan(...).summary()` is the text that the command prints, `.facts()` its numbers in base units.
     Raises `UserError`.

@@ -1,4 +1,4 @@
-"""Data sets of a recipe, and their images as a step sees them."""
+"""Data sets of a recipe, and their images as a training step sees them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from supmim_scale.errors import UserError
 
 
 def open_data(recipe: RunConfig, split: Literal["train", "val"] = "train") -> Dataset:
-    """The recipe's training or held-out set, indexed where it is not yet. Raises `UserError`."""
+    """Open the recipe's training or held-out set, indexing it if need be. Raises `UserError`."""
     if split not in ("train", "val"):
         raise UserError("split", f"'{split}'", "train or val", "choose one")
     return open_split(recipe, split)
@@ -37,8 +37,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of decoded, normalised views on `device`.
 
-    `eval`: centre crops of every image once, in order. `train`: without an end, in the order, with
-    the crops and the augmentation of a run of this recipe (mixing is the step's).
+    `eval`: centre crops of every image once, in order. `train`: endless, in the order and with
+    the crops and augmentation of a run of this recipe (mixing is done by the step).
     """
     device = torch.device(device)
     settings = view_settings(recipe, device)
@@ -63,11 +63,11 @@ def batches(
 def step_inputs(
     recipe: RunConfig, batch: Batch, run_dir: str | Path | None = None
 ) -> tuple[Any, ...]:
-    """Arguments of the recipe's joint model for a batch: images, class targets, and with
-    `mim.weight` above 0 masks and patch targets.
+    """Arguments of the recipe's joint model for a batch: images, class targets and, with
+    `mim.weight` above 0, masks and patch targets.
 
-    `run_dir`: of a run whose codebook is taken, for `mim.target=codebook`. Raises `UserError` where
-    it is needed and not given.
+    `run_dir`: a run whose codebook is used, for `mim.target=codebook`. Raises `UserError` if it
+    is needed and not given.
     """
     target = None
     if recipe.mim.weight:
@@ -75,7 +75,7 @@ def step_inputs(
             raise UserError(
                 "run_dir",
                 "none with mim.target=codebook",
-                "the folder of a run, which has its codebook",
+                "the folder of a run that has one",
                 "name one, or load the recipe with mim.target=pixel",
             )
         target = open_target(recipe, Path(run_dir or "."))

@@ -1,4 +1,4 @@
-"""Trained encoders, and what they make of images."""
+"""Trained encoders and their features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ from supmim_scale.models.timm_models import views_of
 def load_encoder(
     what: str | Path, *, weights: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> nn.Module:
-    """A plain timm model in eval mode: of a run's folder or weights file, of a folder that timm or
-    `export` wrote, or by a name that timm knows.
+    """Load a plain timm model in eval mode from a run's folder or weights file, from a folder that
+    timm or `export` wrote, or by a timm model name.
 
-    `weights`: of a run, another file than its last. Its `pretrained_cfg` says how it wants its
-    images. Raises `UserError`.
+    `weights`: for a run, a file other than the latest. The model's `pretrained_cfg` says how its
+    images must be prepared. Raises `UserError`.
     """
     file = None if weights is None else Path(weights)
     subject = open_subject(str(what), file, None, overrides)
@@ -49,10 +49,10 @@ def features(
     device: torch.device | str | None = None,
     precision: str = "fp32",
 ) -> Tensor:
-    """(N, D) fp32 on the CPU: what the encoder's head reads, for every image in the set's order.
+    """(N, D) fp32 on the CPU: the features the encoder's head reads, for every image in order.
 
     Images are cropped and normalised as `encoder.pretrained_cfg` says. `device`: by default a GPU
-    where torch has one. `precision`: fp32 or bf16, of the forward pass. Raises `RankError` for
+    if torch has one. `precision` of the forward pass: fp32 or bf16. Raises `RankError` for
     features that are not finite.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

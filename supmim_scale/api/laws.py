@@ -7,7 +7,7 @@ from typing import Any
 from supmim_scale.scaling.analysis import Options
 from supmim_scale.scaling.answer import Laws, Source, fit_source
 from supmim_scale.scaling.columns import Row
-from supmim_scale.scaling.holdout import DEAR_SHARE
+from supmim_scale.scaling.holdout import HELD_OUT_SHARE
 
 
 def fit_law(
@@ -24,7 +24,7 @@ def fit_law(
     flops_factor: float | None = None,
     frontier: bool = False,
     bootstrap: int = 200,
-    hold_out: float = DEAR_SHARE,
+    hold_out: float = HELD_OUT_SHARE,
     budgets: Sequence[float] = (),
     delta: float | None = None,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""Runs from start to export: train, evaluate, export."""
+"""Train, evaluate and export runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from supmim_scale.training.start import Outcome, run_folder, train_here, train_o
 
 
 def check(recipe: RunConfig, *, ranks: int = 1) -> tuple[Dataset, Dataset]:
-    """The recipe's training and held-out sets, if it could be trained on so many ranks.
+    """Return the training and held-out sets of a recipe that can be trained on this many ranks.
 
-    Raises `UserError` for the first thing that could not work.
+    Raises `UserError` for the first thing that would not work.
     """
     return check_recipe(recipe, ranks, run_dir=run_folder(recipe, "recipe"))
 
@@ -33,11 +33,11 @@ def train(
     allow_drift: Sequence[str] = (),
     branch_from: str | Path | None = None,
 ) -> Outcome:
-    """Train a recipe into its `log.run_dir`; a run that is there is resumed.
+    """Train a recipe into its `log.run_dir`; an existing run is resumed.
 
-    `ranks`: start so many processes; None: in this one, as the rank that its launcher's variables
-    say. `allow_drift`: keys that may differ from the checkpoint's. `branch_from`: a shorter run to
-    continue from. Raises `UserError`.
+    `ranks`: number of processes to start; None: train in this one, as the rank that the launcher's
+    variables give. `allow_drift`: recipe keys that may differ from the checkpoint's. `branch_from`:
+    a shorter run to continue from. Raises `UserError`.
     """
     run_dir = run_folder(recipe, "recipe")
     branch = None if branch_from is None else Path(branch_from)
@@ -68,8 +68,9 @@ def evaluate(
     segment_classes: int | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Figures of a run, a weights file, a timm folder or a timm name, by their names; also written
-    into the run's folder, or `out`. Options are those of `supmim-scale eval`. Raises `UserError`.
+    """Evaluate a run, a weights file, a timm folder or a timm model name; returns figures by name,
+    which are also written into the run's folder or `out`. Options are those of
+    `supmim-scale eval`. Raises `UserError`.
     """
     request = Request(
         knn=KnnSettings(knn_k, knn_temperature) if knn else None,
@@ -98,7 +99,8 @@ def export(
     image_size: int | None = None,
     onnx: bool = False,
 ) -> list[Parity]:
-    """Write a run's encoder and head as a folder that timm opens; how close each reader came.
+    """Write a run's encoder and head as a folder that timm opens; returns how closely the logits of
+    each reader agree.
 
     Options are those of `supmim-scale export`. Raises `UserError`.
     """

@@ -1,4 +1,4 @@
-"""Everything that can be known to fail before a run starts, and whether the recipe does."""
+"""Checks for everything that can be known to fail before a run starts."""
 
 import os
 from pathlib import Path
@@ -34,10 +34,10 @@ def check_recipe(
     run_dir: Path | None = None,
     device: torch.device | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """The training and the held-out set of a recipe that can be trained on so many ranks.
+    """Return the training and held-out sets of a recipe that can be trained on this many ranks.
 
     `run_dir`: where the run would be written. `device`: by default the one that a run here would
-    take. Raises `UserError` for the first thing that cannot work. Writes nothing but missing shard
+    use. Raises `UserError` for the first thing that cannot work. Writes nothing but missing shard
     indexes.
     """
     _require_ranks(config, world_size)
@@ -51,9 +51,9 @@ def check_recipe(
     if _place(config, config.data.train) == _place(config, config.data.val):
         raise UserError(
             "data.val",
-            f"{config.data.val}, which is data.train too",
-            "images that are not trained on",
-            "hold some shards out, as in data.train=train-0*.tar data.val=train-1*.tar",
+            f"{config.data.val}, the same as data.train",
+            "held-out images",
+            "hold out some shards, as in data.train=train-0*.tar data.val=train-1*.tar",
         )
     require_same_classes(config)
     train_set, val_set = open_split(config, "train"), open_split(config, "val")
@@ -76,7 +76,7 @@ def _require_ranks(config: RunConfig, world_size: int) -> None:
 
 
 def _require_writable(run_dir: Path) -> None:
-    """The folder, or the nearest above it that is there, can be written in."""
+    """Check that the folder, or its nearest existing parent, is writable."""
     there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not there.is_dir():
         found = f"{there}, which is a file"
@@ -88,7 +88,7 @@ def _require_writable(run_dir: Path) -> None:
 
 
 def _require_files(config: RunConfig) -> None:
-    """Files that the recipe names, but for its data."""
+    """Check the files that the recipe names, except its data."""
     if config.mim.weight and config.mim.target == "vqgan":
         require_vqgan_folder(config.mim.vqgan)
     if config.model.init_from is not None:
@@ -98,7 +98,7 @@ def _require_files(config: RunConfig) -> None:
 
 
 def _require_shape(config: RunConfig, shape: Geometry) -> None:
-    """What the built encoder's shape and the recipe's keys say together."""
+    """Check the built encoder's shape against the recipe's keys."""
     if shape.num_patches != shape.grid**2:
         raise UserError("model.name", "a non-square grid", "square patches", "choose another model")
     if not config.mim.weight:
@@ -107,7 +107,7 @@ def _require_shape(config: RunConfig, shape: Geometry) -> None:
         raise UserError(
             "model.image_size",
             f"{config.model.image_size}, one patch of {shape.patch_size}",
-            "two patches or more, some of which are masked",
+            "two or more patches, some of which are masked",
             f"set model.image_size={2 * shape.patch_size} or more, or mim.weight=0",
         )
     width = config.model.decoder_width or shape.width
@@ -122,7 +122,7 @@ def _require_shape(config: RunConfig, shape: Geometry) -> None:
 
 
 def _require_device(config: RunConfig, device: torch.device) -> None:
-    """Kernels and decoders that the recipe names are there."""
+    """Check that the kernels and decoders that the recipe names are available."""
     view_settings(config, device)
     require_fp8(config.engine.fp8, device)
     attention = config.engine.attention
@@ -133,7 +133,7 @@ def _require_device(config: RunConfig, device: torch.device) -> None:
 
 
 def _device(config: RunConfig) -> torch.device:
-    """The kind that a run here would take."""
+    """The kind of device that a run here would use."""
     has_gpu = config.engine.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if has_gpu else "cpu")
 

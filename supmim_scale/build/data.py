@@ -19,7 +19,7 @@ from supmim_scale.errors import UserError
 
 
 def layout(config: RunConfig) -> SampleLayout:
-    """How the recipe says its samples lie."""
+    """The layout of samples that the recipe describes."""
     data = config.data
     return SampleLayout(
         reader=data.reader,
@@ -31,12 +31,12 @@ def layout(config: RunConfig) -> SampleLayout:
 
 
 def skip_rule(config: RunConfig) -> SkipRule:
-    """What a bad sample does."""
+    """What to do about bad samples."""
     return SkipRule(skip=config.input.bad_samples == "skip", rate=config.input.bad_rate)
 
 
 def index_split(config: RunConfig, split: str) -> Dataset:
-    """The indexed `train` or `val` set as it is, whatever is wrong with it."""
+    """The indexed `train` or `val` set, without checking it against the recipe."""
     index_dir = config.input.index_dir
     return open_dataset(
         Path(config.input.root),
@@ -50,7 +50,7 @@ def index_split(config: RunConfig, split: str) -> Dataset:
 
 
 def open_split(config: RunConfig, split: str) -> Dataset:
-    """The indexed `train` or `val` set. Raises `UserError` where it does not fit the recipe."""
+    """The indexed `train` or `val` set. Raises `UserError` if it does not fit the recipe."""
     dataset = index_split(config, split)
     require_usable(dataset, skip_rule(config))
     _require_labels_fit(config, dataset, split)
@@ -58,7 +58,7 @@ def open_split(config: RunConfig, split: str) -> Dataset:
 
 
 def require_same_classes(config: RunConfig) -> None:
-    """Raise `UserError` where train and val number their classes each in its own way."""
+    """Raise `UserError` if train and val number their classes differently."""
     data, root = config.data, Path(config.input.root)
     if data.reader != "folder" or data.classes is not None or config.loss.kind == "none":
         return
@@ -69,8 +69,8 @@ def require_same_classes(config: RunConfig) -> None:
         raise UserError(
             "data.train, data.val",
             f"class folder '{only}' exists only in {where}",
-            "the same folders in both, whose places in sorted order are the class ids",
-            "set data.classes to a file of all names, one a line",
+            "the same folders in both, since class ids follow their sorted order",
+            "set data.classes to a file with all names, one per line",
         )
 
 
@@ -82,21 +82,21 @@ def known_bad(config: RunConfig, train_set: Dataset) -> set[int]:
         raise UserError(
             "input.quarantine",
             f"{config.input.quarantine} with input.bad_samples=stop",
-            "skip, which replaces what is listed",
+            "skip, which replaces the listed samples",
             "set input.bad_samples=skip",
         )
     return train_set.ids_of(read_list(Path(config.input.quarantine)))
 
 
 def sample_order(config: RunConfig, train_set: Dataset, world_size: int = 1) -> SampleOrder:
-    """The order of training samples. Raises `UserError` where strict sharding cannot be had."""
+    """The order of training samples. Raises `UserError` if strict sharding is impossible."""
     order = SampleOrder(train_set.sizes, config.seed, config.data.shuffle_shards)
     if config.input.strict_shards and world_size * mixing_group(config.augment) > order.lanes:
         raise UserError(
             "input.strict_shards",
-            f"{world_size} ranks and {order.lanes} shards read side by side"
+            f"{world_size} ranks and {order.lanes} shards read at the same time"
             f" (of {len(train_set.sizes)})",
-            "as many shards as ranks, twice as many with mixup or cutmix",
+            "at least as many shards as ranks, twice as many with mixup or cutmix",
             "raise data.shuffle_shards, pack smaller shards, or set input.strict_shards=false",
         )
     return order
@@ -105,14 +105,14 @@ def sample_order(config: RunConfig, train_set: Dataset, world_size: int = 1) -> 
 def view_settings(
     config: RunConfig, device: torch.device, decoder: str | None = None
 ) -> ViewSettings:
-    """The pipeline's share of a recipe; `auto` decodes on the GPU where there is one."""
+    """The input pipeline's settings from a recipe; `auto` decodes on the GPU if there is one."""
     data, read = config.data, config.input
     decoder = decoder or read.decoder
     if decoder == "auto":
         decoder = "mixed" if device.type == "cuda" else "cpu"
     if decoder == "mixed" and device.type != "cuda":
         raise UserError(
-            "input.decoder", "mixed without a GPU", "cpu here", "set input.decoder=auto"
+            "input.decoder", "mixed without a GPU", "cpu on this machine", "set input.decoder=auto"
         )
     spec = ViewSpec(
         size=config.model.image_size,
@@ -134,7 +134,7 @@ def view_settings(
 
 
 def _require_labels_fit(config: RunConfig, dataset: Dataset, split: str) -> None:
-    """Raise `UserError` where labels and head, or labels and loss, do not go together."""
+    """Raise `UserError` if labels do not fit the head or the loss."""
     num_classes, where = (
         config.model.num_classes,
         Path(config.input.root) / getattr(config.data, split),
@@ -158,7 +158,7 @@ def _require_labels_fit(config: RunConfig, dataset: Dataset, split: str) -> None
     if config.loss.kind == "softmax" and dataset.labels_per_image > 1:
         raise UserError(
             "loss.kind",
-            f"softmax, but {where} has up to {dataset.labels_per_image} labels an image",
-            "sigmoid for several labels an image",
+            f"softmax, but {where} has up to {dataset.labels_per_image} labels per image",
+            "sigmoid for several labels per image",
             "set loss.kind=sigmoid",
         )

@@ -1,4 +1,4 @@
-"""What is done to a recipe's sets before it is trained on them: index, verify, inspect, prepare."""
+"""Preparation of a recipe's data sets before training: index, verify, inspect, prepare."""
 
 import json
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ def inspect_split(config: RunConfig, split: str, out: Path) -> Stats:
 def prepare(
     config: RunConfig, images: Path, splits: Sequence[str], *, shard_size: int, workers: int
 ) -> dict[str, str]:
-    """Pack class folders of both splits to where the recipe reads them; a line a split.
+    """Pack class folders of both splits to where the recipe reads them; yields a line per split.
 
-    Raises `UserError` where the folders of the two are not the same classes.
+    Raises `UserError` if the two splits do not have the same class folders.
     """
     if config.data.classes is None:  # ids are then the places of the folders' names
         train, val = (set(class_names(images / split)) for split in SPLITS)

@@ -1,4 +1,4 @@
-"""What a recipe says to its engine."""
+"""From a recipe to the settings of its engine."""
 
 import torch
 
@@ -17,14 +17,14 @@ def choose_attention(config: RunConfig, micro_batch: int, precision: str, world:
     name, seconds = resolve_attention(config.engine.attention, shapes, dtype, world.device)
     if len(seconds) > 1 and world.is_main:
         times = ", ".join(f"{kernel} {s * 1e3:.2f} ms" for kernel, s in seconds.items())
-        print(f"attention by measurement: {times}", flush=True)
+        print(f"attention kernels, measured: {times}", flush=True)
     return str(world.gather(name)[0])
 
 
 def engine_settings(
     config: RunConfig, micro_batch: int, accumulation: int, precision: str, attention: str
 ) -> EngineSettings:
-    """What the recipe says to its engine; `attention` as `choose_attention` gives it."""
+    """The engine's settings from the recipe; `attention` as `choose_attention` gives it."""
     engine = config.engine
     ds_config = load_ds_config(engine.ds_config) if engine.kind == "deepspeed" else None
     return EngineSettings(

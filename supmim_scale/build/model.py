@@ -64,7 +64,7 @@ def encoder_params(config: RunConfig) -> int:
 
 
 def target_features(config: RunConfig) -> int:
-    """Values that the decoder predicts a patch, without making the target."""
+    """Values that the decoder predicts per patch, without building the target."""
     if not config.mim.weight:
         return 0
     if config.mim.target == "pixel":
@@ -80,7 +80,7 @@ def mask_spec(config: RunConfig, grid: int) -> MaskSpec:
 
 
 def joint_shape(config: RunConfig, out_features: int, micro_batch: int = 0) -> JointShape:
-    """The shape that `flops.step_flops` reads; `micro_batch` 0: as for a very large one."""
+    """The shape that `flops.step_flops` reads; `micro_batch` 0: the limit of a very large one."""
     shape = encoder_geometry(config)
     spec = mask_spec(config, shape.grid)
     return JointShape(

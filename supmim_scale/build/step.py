@@ -1,4 +1,4 @@
-"""What a step of the joint model is given."""
+"""The inputs of a step of the joint model."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def step_arguments(
     config: RunConfig, batch: Batch, target: PatchTarget | None, masks: MaskSpec
 ) -> tuple[tuple[Any, ...], Masks | None]:
     """Arguments of `JointModel.forward` for a micro-batch, on the device of its images, and its
-    masks; `target` None: of the supervised baseline."""
+    masks; `target` None: those of the supervised baseline."""
     targets_BK = class_targets(
         batch.labels_BL, config.model.num_classes, config.loss.kind, config.loss.label_smoothing
     )

@@ -36,7 +36,7 @@ def open_target(config: RunConfig, run_dir: Path) -> PatchTarget:
 
 
 def make_codebook(config: RunConfig, train_set: Dataset, order: SampleOrder, run_dir: Path) -> None:
-    """Fit the codebook of a recipe that has one and keep it in the run's folder, once a run."""
+    """Fit the codebook of a recipe that has one and save it in the run's folder, once per run."""
     path = run_dir / _CODEBOOK
     if config.mim.target != "codebook" or path.exists():
         return

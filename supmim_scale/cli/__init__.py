@@ -1,1 +1,1 @@
-"""The command line: a module a command, which parses and calls a function of another room."""
+"""The command line: one module per command, which parses arguments and calls another package."""

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they are checked for."""
+"""Arguments that several commands share, and their checks."""
 
 import argparse
 import os
@@ -11,11 +11,13 @@ from supmim_scale.errors import UserError
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """A recipe and its overrides."""
     parser.add_argument("recipe", help="a packaged recipe's name, or a .yaml file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="optim.lr=1e-3 and so on")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe overrides, such as optim.lr=1e-3"
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """How many processes do the work."""
+    """Number of processes that do the work."""
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
 
 

@@ -18,40 +18,40 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     """`synth`, `pack`, `prepare`, `index`, `verify`, `stats`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    synth = commands.add_parser("synth", help="make a data set of procedural JPEGs")
+    synth = commands.add_parser("synth", help="generate a data set of synthetic JPEGs")
     synth.add_argument("out", type=Path, help="folder for train/ and val/ shards")
-    synth.add_argument("--size", default="80x72", help="pixels; 500x375 is ImageNet-like")
-    synth.add_argument("--train", type=int, default=4096, help="training images")
-    synth.add_argument("--val", type=int, default=1024, help="held-out images")
-    synth.add_argument("--shard-size", type=int, default=512, help="images a shard")
+    synth.add_argument("--size", default="80x72", help="WIDTHxHEIGHT in pixels; ImageNet: 500x375")
+    synth.add_argument("--train", type=int, default=4096, help="number of training images")
+    synth.add_argument("--val", type=int, default=1024, help="number of held-out images")
+    synth.add_argument("--shard-size", type=int, default=512, help="images per shard")
     synth.add_argument("--seed", type=int, default=0)
     add_workers(synth)
     synth.set_defaults(run=_synth)
 
-    pack = commands.add_parser("pack", help="pack any readable set into shuffled shards")
-    pack.add_argument("source", type=Path, help="folder of class folders or shards, or a list")
-    pack.add_argument("out", type=Path, help="folder for the shards; a second call goes on")
-    pack.add_argument("--reader", help="webdataset, tfrecord, folder, list; default: what it is")
-    pack.add_argument("--classes", help="class names by id: timm/LIST or a text file")
-    pack.add_argument("--image-field", help="TFRecord feature or list column of images")
-    pack.add_argument("--label-field", help="TFRecord feature, list column, extension of labels")
-    pack.add_argument("--no-labels", action="store_true", help="the set has none")
-    pack.add_argument("--skip-bad", action="store_true", help="leave bad samples out and list them")
-    pack.add_argument("--shard-size", type=int, default=5000, help="images a shard")
-    pack.add_argument("--seed", type=int, default=0, help="of the global shuffle")
+    pack = commands.add_parser("pack", help="pack any readable data set into shuffled shards")
+    pack.add_argument("source", type=Path, help="folder of class folders or shards, or a list file")
+    pack.add_argument("out", type=Path, help="folder for the shards; call again to resume")
+    pack.add_argument("--reader", help="webdataset, tfrecord, folder or list; default: detected")
+    pack.add_argument("--classes", help="class names in id order: timm/LIST or a text file")
+    pack.add_argument("--image-field", help="TFRecord feature or list column with the images")
+    pack.add_argument("--label-field", help="TFRecord feature, list column or extension of labels")
+    pack.add_argument("--no-labels", action="store_true", help="the data set has no labels")
+    pack.add_argument("--skip-bad", action="store_true", help="leave out bad samples and list them")
+    pack.add_argument("--shard-size", type=int, default=5000, help="images per shard")
+    pack.add_argument("--seed", type=int, default=0, help="seed of the global shuffle")
     add_workers(pack)
     pack.set_defaults(run=_pack)
 
-    index = commands.add_parser("index", help="index a recipe's sets, where training would")
+    index = commands.add_parser("index", help="index a recipe's data sets, as training would")
     _add_recipe(index)
     index.set_defaults(run=_index)
 
     verify = commands.add_parser(
         "verify",
-        help="decode every sample; exit code 1 where any is bad",
+        help="decode every sample; exit code 1 if any is bad",
         description=(
             "Decodes every sample, writes quarantine.jsonl, report.json and SHA256SUMS, and "
-            "compares with checksums that are there. Exit code 0: clean, 1: not."
+            "compares shards with existing checksums. Exit code 0: clean, 1: not clean."
         ),
     )
     _add_recipe(verify)
@@ -61,27 +61,27 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 
     prepare = commands.add_parser(
         "prepare",
-        help="pack, index and verify class folders of both splits; continues where it was",
+        help="pack, index and verify the class folders of both splits; call again to resume",
     )
     _add_recipe(prepare)
-    prepare.add_argument("--images", type=Path, required=True, help="folder of train/ and val/")
+    prepare.add_argument("--images", type=Path, required=True, help="folder with train/ and val/")
     prepare.add_argument("--shard-size", type=int, default=5000, help="images a shard")
     prepare.add_argument("--out", type=Path, help="folder of reports; default: ROOT/verify_SPLIT")
     add_workers(prepare)
     prepare.set_defaults(run=_prepare)
 
-    stats = commands.add_parser("stats", help="counts, labels, sizes, mixing of classes; a picture")
+    stats = commands.add_parser("stats", help="counts, labels, image sizes, class mixing; a plot")
     _add_recipe(stats)
-    stats.add_argument("--out", type=Path, help="folder of the report; default: ROOT/stats_SPLIT")
+    stats.add_argument("--out", type=Path, help="folder for the report; default: ROOT/stats_SPLIT")
     stats.set_defaults(run=_stats)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="the recipe that names the set and its reader")
+    parser.add_argument("recipe", help="the recipe that names the data set and its reader")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="input.root=... and so on"
+        "overrides", nargs="*", metavar="key=value", help="overrides, such as input.root=FOLDER"
     )
-    parser.add_argument("--split", choices=_SPLITS, help="one of the two; default: both")
+    parser.add_argument("--split", choices=_SPLITS, help="one split; default: both")
 
 
 def _synth(arguments: argparse.Namespace) -> int:
@@ -194,7 +194,7 @@ def _chosen(arguments: argparse.Namespace) -> tuple[str, ...]:
 def _report_folder(
     arguments: argparse.Namespace, config: "RunConfig", name: str, split: str
 ) -> Path:
-    """Where a split's report goes; made."""
+    """Make and return the folder of a split's report."""
     root = Path(config.input.root)
     out = arguments.out / split if arguments.out else root / f"{name}_{split}"
     return made_folder(out, "--out")

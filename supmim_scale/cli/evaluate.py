@@ -12,36 +12,50 @@ from supmim_scale.errors import EXIT_DONE
 if TYPE_CHECKING:
     from supmim_scale.evaluation.request import Request
 
-_ROBUSTNESS = "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 and a folder; real and its JSON"
+_ROBUSTNESS = (
+    "imagenet-a, imagenet-r, imagenet-sketch, imagenet-v2 with a folder; real with its JSON"
+)
 
 
 def add_eval_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `eval`."""
     parser.add_argument(
         "what",
-        help="a run's folder or weights, a timm folder or safetensors file, or a timm model's name",
+        help="a run folder or weights file, a timm folder, safetensors file or timm model name",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="of the recipe: input.root=DIR data.reader=folder",
+        help="recipe overrides, such as input.root=DIR data.reader=folder",
     )
-    parser.add_argument("--weights", type=Path, help="of a run: a file instead of its last")
-    parser.add_argument("--model", metavar="NAME", help="of a safetensors file: timm's name")
+    parser.add_argument(
+        "--weights", type=Path, help="for a run: this file instead of the latest weights"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="for a safetensors file: its timm model name"
+    )
     parser.add_argument("--ranks", type=int, help="start this many processes on this machine")
-    parser.add_argument("--out", type=Path, help="folder for results; default: the run's, evals/")
-    parser.add_argument("--knn", action="store_true", help="k-NN and retrieval, mAP, recall@k")
-    parser.add_argument("--knn-k", type=int, default=20, help="neighbours that vote")
-    parser.add_argument("--knn-temperature", type=float, default=0.07, help="of their votes")
+    parser.add_argument(
+        "--out", type=Path, help="folder for results; default: the run's, or evals/NAME"
+    )
+    parser.add_argument(
+        "--knn", action="store_true", help="k-NN accuracy and retrieval: mAP, recall@k"
+    )
+    parser.add_argument("--knn-k", type=int, default=20, help="number of neighbours that vote")
+    parser.add_argument(
+        "--knn-temperature", type=float, default=0.07, help="temperature of the votes"
+    )
     parser.add_argument("--probe", action="store_true", help="linear probe on frozen features")
     parser.add_argument(
         "--probe-solver",
         choices=("lbfgs", "sgd"),
         default="lbfgs",
-        help="a sweep over regularisation, or over learning rates",
+        help="lbfgs sweeps regularisation, sgd learning rates",
     )
-    parser.add_argument("--few-shot", action="store_true", help="1, 5 and 10 images a class")
+    parser.add_argument(
+        "--few-shot", action="store_true", help="ridge regression on 1, 5 and 10 images per class"
+    )
     parser.add_argument("--calibration", action="store_true", help="expected calibration error")
     parser.add_argument(
         "--robustness",
@@ -51,29 +65,39 @@ def add_eval_command(parser: argparse.ArgumentParser) -> None:
         metavar=("KIND", "PATH"),
         help=_ROBUSTNESS,
     )
-    parser.add_argument("--reconstructions", action="store_true", help="a picture, of runs")
+    parser.add_argument(
+        "--reconstructions", action="store_true", help="a picture of reconstructions; runs only"
+    )
     parser.add_argument(
         "--segment",
         type=Path,
         metavar="DIR",
-        help="mIoU of a linear head; ADE20K's or Pascal VOC's layout",
+        help="mIoU of a linear head, on a set in ADE20K or Pascal VOC layout",
     )
-    parser.add_argument("--segment-finetune", action="store_true", help="train the encoder too")
-    parser.add_argument("--segment-steps", type=int, default=2000, help="of its training")
-    parser.add_argument("--segment-classes", type=int, help="default: the layout's, 150 or 21")
+    parser.add_argument("--segment-finetune", action="store_true", help="also train the encoder")
+    parser.add_argument(
+        "--segment-steps", type=int, default=2000, help="training steps of the head"
+    )
+    parser.add_argument(
+        "--segment-classes", type=int, help="number of classes; default: the layout's, 150 or 21"
+    )
     parser.set_defaults(run=_eval)
 
 
 def add_export_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `export`."""
-    parser.add_argument("run_dir", type=Path, help="folder of a run")
-    parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--weights", type=Path, help="a weights file; default: the run's last")
-    parser.add_argument("--raw", action="store_true", help="the last weights that are no average")
+    parser.add_argument("run_dir", type=Path, help="run folder")
+    parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument(
-        "--image-size", type=int, metavar="N", help="resample positions to N pixels"
+        "--weights", type=Path, help="a weights file; default: the latest of the run"
     )
-    parser.add_argument("--onnx", action="store_true", help="write model.onnx too, and check it")
+    parser.add_argument(
+        "--raw", action="store_true", help="the latest raw weights instead of the moving average"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="resample position embeddings to N pixels"
+    )
+    parser.add_argument("--onnx", action="store_true", help="also write and check model.onnx")
     parser.set_defaults(run=_export)
 
 
@@ -95,7 +119,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
-    """What the options ask for. Raises `UserError` for values out of range."""
+    """The evaluation the options ask for. Raises `UserError` for values out of range."""
     from supmim_scale.evaluation.knn import KnnSettings
     from supmim_scale.evaluation.request import Request
     from supmim_scale.evaluation.segment import SegmentSettings
@@ -129,7 +153,7 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:
-    """The command of one rank: every option that the parser has, but for the number of ranks."""
+    """The command of one rank: every option of the parser except the number of ranks."""
     parser = argparse.ArgumentParser()
     add_eval_command(parser)
     words = ["eval", arguments.what, *arguments.overrides]

@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _note_mistake(line: str) -> None:
-    """For the batch script, which names a file: srun's code is its highest task's, and a mistake's
-    2 may not be seen beside the signals that end the other tasks."""
+    """Write the mistake to the file that the batch script names: srun returns the highest code of
+    its tasks, so a mistake's 2 may be hidden by the signals that end the other tasks."""
     name = os.environ.get("SUPMIM_MISTAKE")
     if name:
         with contextlib.suppress(OSError):  # a folder that cannot be written may be the mistake
@@ -48,7 +48,7 @@ def _note_mistake(line: str) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments with overrides collected from both sides of the options."""
+    """Arguments, with overrides collected from before and after the options."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
@@ -65,17 +65,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    add_train_command(commands.add_parser("train", help="train a recipe, evaluate, save weights"))
-    add_check_command(
-        commands.add_parser("check", help="check a recipe and its data, train nothing")
+    add_train_command(
+        commands.add_parser("train", help="train a recipe, evaluate it and save weights")
     )
-    add_recipes_command(commands.add_parser("recipes", help="list recipes, show one, or its keys"))
-    add_eval_command(commands.add_parser("eval", help="what a run, file or timm model is worth"))
-    add_export_command(commands.add_parser("export", help="write encoder and head for plain timm"))
-    add_report_command(commands.add_parser("report", help="finished runs side by side"))
-    add_plan_command(commands.add_parser("plan", help="will it fit, how fast, at what cost"))
+    add_check_command(
+        commands.add_parser("check", help="check a recipe and its data without training")
+    )
+    add_recipes_command(
+        commands.add_parser("recipes", help="list recipes, show one, or explain keys")
+    )
+    add_eval_command(
+        commands.add_parser("eval", help="evaluate a run, a weights file or a timm model")
+    )
+    add_export_command(commands.add_parser("export", help="export encoder and head for plain timm"))
+    add_report_command(commands.add_parser("report", help="compare finished runs"))
+    add_plan_command(
+        commands.add_parser("plan", help="predict whether a recipe fits, its speed and its cost")
+    )
     add_cluster_commands(commands)
-    add_study_commands(commands.add_parser("study", help="many runs from one YAML file"))
-    add_data_commands(commands.add_parser("data", help="make, pack, index, check data sets"))
-    add_scaling_commands(commands.add_parser("scaling", help="fit scaling laws, draw, report"))
+    add_study_commands(
+        commands.add_parser("study", help="plan, run and submit many runs from one YAML file")
+    )
+    add_data_commands(commands.add_parser("data", help="generate, pack, index and check data sets"))
+    add_scaling_commands(
+        commands.add_parser("scaling", help="fit scaling laws, draw figures, write a report")
+    )
     return parser

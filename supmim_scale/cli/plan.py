@@ -11,17 +11,30 @@ from supmim_scale.errors import EXIT_DONE, UserError
 def add_plan_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `plan`."""
     add_recipe(parser)
-    parser.add_argument("--gpu", default="h100", help="a name of the table, or a .yaml of another")
+    parser.add_argument(
+        "--gpu", default="h100", help="a GPU in our table, or a .yaml file that describes another"
+    )
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--network", default="400G", help="8x400G: ports a node; 400G: one a GPU")
-    parser.add_argument("--price", type=float, metavar="USD", help="of a GPU-hour; none: no cost")
-    parser.add_argument("--images", type=int, metavar="N", help="training images of the set")
-    parser.add_argument("--mfu", type=float, help="share of the peak that executed FLOPs reach")
-    parser.add_argument("--decoded", type=float, metavar="N", help="images/s decoded, a GPU")
-    parser.add_argument("--reserve", type=float, help="share of a GPU's memory that is kept free")
-    parser.add_argument("--explain", action="store_true", help="the arithmetic, line by line")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
+    parser.add_argument(
+        "--network", default="400G", help="8x400G: ports per node; 400G: one port per GPU"
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        metavar="USD",
+        help="price of a GPU-hour; without it no cost is shown",
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="number of training images")
+    parser.add_argument(
+        "--mfu", type=float, help="share of the peak that executed FLOPs reach, 0 to 1"
+    )
+    parser.add_argument("--decoded", type=float, metavar="N", help="images/s decoded per GPU")
+    parser.add_argument("--reserve", type=float, help="share of GPU memory to keep free, 0 to 1")
+    parser.add_argument("--explain", action="store_true", help="show the arithmetic line by line")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the plan to this file"
+    )
     parser.set_defaults(run=_plan)
 
 
@@ -50,5 +63,5 @@ def _plan(arguments: argparse.Namespace) -> int:
         try:
             arguments.json.write_text(json.dumps(answer.facts(), indent=2) + "\n")
         except OSError as error:
-            raise UserError("--json", str(error), "a writable file", "name another") from None
+            raise UserError("--json", str(error), "a writable file", "name another file") from None
     return EXIT_DONE

@@ -8,22 +8,24 @@ from supmim_scale.errors import EXIT_DONE, UserError
 
 def add_recipes_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `recipes`."""
-    parser.add_argument("recipe", nargs="?", help="show this one, every default written out")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="optim.lr=1e-3 and so on")
+    parser.add_argument("recipe", nargs="?", help="show this recipe with every default written out")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe overrides, such as optim.lr=1e-3"
+    )
     parser.add_argument(
         "--keys",
         nargs="?",
         const="*",
         metavar="PATTERN",
-        help="what recipes can say: default, allowed values, unit, meaning; optim.*, or a word",
+        help="explain recipe keys: default, allowed values, unit, meaning; optim.* or a word",
     )
-    parser.add_argument("--markdown", action="store_true", help="all keys as a page")
+    parser.add_argument("--markdown", action="store_true", help="print all keys as a Markdown page")
     parser.set_defaults(run=_recipes)
 
 
 def add_report_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `report`."""
-    parser.add_argument("run_dirs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("run_dirs", nargs="+", type=Path, help="run folders")
     parser.set_defaults(run=_report)
 
 

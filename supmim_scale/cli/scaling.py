@@ -1,4 +1,4 @@
-"""`supmim-scale scaling COMMAND`: fit laws, draw them, report."""
+"""`supmim-scale scaling COMMAND`: fit laws, draw them, write a report."""
 
 import argparse
 from pathlib import Path
@@ -17,79 +17,89 @@ def add_scaling_commands(parser: argparse.ArgumentParser) -> None:
     """`fit`, `report`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    fit = commands.add_parser("fit", help="fit a law to runs or a table, print what it says")
+    fit = commands.add_parser("fit", help="fit a law to runs or a table and print it")
     _add_source(fit)
-    fit.add_argument("--out", type=Path, help="folder for fit.json; default: print alone")
+    fit.add_argument("--out", type=Path, help="folder for fit.json; default: only print")
     fit.set_defaults(run=_fit)
 
-    report = commands.add_parser("report", help="fit, figures as PNG, PDF, SVG, one HTML page")
+    report = commands.add_parser(
+        "report", help="fit, and write figures (PNG, PDF, SVG) and one HTML page"
+    )
     _add_source(report)
-    report.add_argument("--out", type=Path, required=True, help="folder to write")
-    report.add_argument("--manifest", type=Path, help="the study's file, shown in the page")
-    report.add_argument("--title", help="of the page; default: the source's name")
+    report.add_argument("--out", type=Path, required=True, help="folder to write to")
+    report.add_argument("--manifest", type=Path, help="the study's file, shown on the page")
+    report.add_argument("--title", help="title of the page; default: the source's name")
     report.set_defaults(run=_report)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", nargs="+", type=Path, help="a CSV or Parquet table, or folders of runs"
+        "source", nargs="+", type=Path, help="a CSV or Parquet table, or run folders"
     )
     add_fit_options(parser)
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
     """What is fitted to which columns, and how."""
-    parser.add_argument("--law", help="power, power_floor, saturating, parametric, broken")
+    parser.add_argument("--law", help="power, power_floor, saturating, parametric or broken")
     columns = parser.add_argument_group("columns", "NAME, NAME:UNIT, or 1-NAME for an error rate")
-    columns.add_argument("--metric", help="default: error for runs, loss for tables")
-    columns.add_argument("--params", help="model sizes; default: params")
-    columns.add_argument("--data", help="samples or tokens; default: samples_seen")
-    columns.add_argument("--compute", help="training FLOPs; default: train_flops")
-    columns.add_argument("--arm", help="what is fitted apart and compared; default: objective")
+    columns.add_argument(
+        "--metric", help="column of the metric; default: error for runs, loss for tables"
+    )
+    columns.add_argument("--params", help="column of model sizes; default: params")
+    columns.add_argument("--data", help="column of samples or tokens; default: samples_seen")
+    columns.add_argument("--compute", help="column of training FLOPs; default: train_flops")
+    columns.add_argument(
+        "--arm", help="column of arms, fitted separately and compared; default: objective"
+    )
     columns.add_argument(
         "--cluster",
         action="append",
         metavar="NAME",
-        help="column equal in rows that are drawn together",
+        help="column whose equal values the bootstrap draws together",
     )
     columns.add_argument(
         "--where",
         action="append",
         metavar="TEST",
-        help="keep rows where NAME=TEXT, NAME<NUMBER, NAME>NUMBER",
+        help="keep only rows where NAME=TEXT, NAME<NUMBER or NAME>NUMBER",
     )
     columns.add_argument(
         "--flops-factor",
         type=float,
         metavar="K",
-        help="C = K N D gives a missing column; 6 for language",
+        help="K of C = K N D, which gives a missing column; 6 for language models",
     )
     parser.add_argument(
-        "--frontier", action="store_true", help="leave out runs that a cheaper one beats"
+        "--frontier", action="store_true", help="leave out runs that a cheaper run beats"
     )
     parser.add_argument(
         "--bootstrap",
         type=int,
         default=200,
         metavar="N",
-        help="replicates; 0: no intervals (default: %(default)s)",
+        help="bootstrap replicates; 0: no intervals (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out",
         type=float,
         default=0.25,
         metavar="SHARE",
-        help="dearest runs to predict; 0: none (default: %(default)s)",
+        help="share of runs, the most expensive, to hold out; 0: none (default: %(default)s)",
     )
     parser.add_argument(
         "--budget",
         type=float,
         action="append",
         metavar="FLOPS",
-        help="say what it would buy; can be given again",
+        help="predict the metric at this budget; can be repeated",
     )
-    parser.add_argument("--delta", type=float, help="Huber's threshold; 1e-3 as published")
-    parser.add_argument("--seed", type=int, default=0, help="of starts and bootstrap")
+    parser.add_argument(
+        "--delta", type=float, help="threshold of the Huber loss; Hoffmann et al. use 1e-3"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the starting points and the bootstrap"
+    )
 
 
 def _fit(arguments: argparse.Namespace) -> int:
@@ -109,17 +119,17 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def tell(laws: "Laws", out: Path, *, title: str, manifest: str) -> int:
-    """Print what was fitted; write it, its figures and its page into a folder that is there."""
+    """Print the fits; write them, their figures and their page into an existing folder."""
     print(laws.summary())
     fit = laws.write(out)
     page, count = laws.report(out, title=title, manifest=manifest)
-    print(f"{fit}\n{page}  (with {count} figures, also as PNG, PDF and SVG beside it)")
+    print(f"{fit}\n{page}  (with {count} figures, also as PNG, PDF and SVG next to it)")
     return EXIT_DONE
 
 
 def fitted(arguments: argparse.Namespace, source: list[Path], **otherwise: str | None) -> "Laws":
-    """The laws of a source by the options of `add_fit_options`; `otherwise` are columns and `law`
-    for what the command line leaves open."""
+    """Fit the laws of a source by the options of `add_fit_options`; `otherwise` gives the columns
+    and the `law` that the command line does not."""
     from supmim_scale.scaling.analysis import Options
     from supmim_scale.scaling.answer import fit_source
 

@@ -13,37 +13,44 @@ def add_cluster_commands(commands: "argparse._SubParsersAction[argparse.Argument
         "submit", help="submit a recipe's Slurm template, checked before it is queued"
     )
     add_recipe(submit)
-    submit.add_argument("--nodes", type=int, help="default: the template's")
+    submit.add_argument("--nodes", type=int, help="number of nodes; default: the template's")
+
     submit.add_argument(
         "--allow-drift",
         action="append",
         default=[],
         metavar="KEY",
-        help="a recipe key that may differ from the checkpoint's, where a run goes on",
+        help="a recipe key that may differ from the checkpoint's when a run resumes",
     )
     add_job_options(submit)
     submit.set_defaults(run=_submit)
 
-    jobs = commands.add_parser("jobs", help="state, step, images/s, ETA, loss, requeues of runs")
-    jobs.add_argument("folder", nargs="?", type=Path, help="of runs, or a study's; default: all")
+    jobs = commands.add_parser(
+        "jobs", help="show state, step, images/s, ETA, loss and requeues of runs"
+    )
+    jobs.add_argument(
+        "folder", nargs="?", type=Path, help="folder of runs or of a study; default: all runs"
+    )
     jobs.set_defaults(run=_jobs)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """The options of sbatch, those of a job of any kind."""
-    parser.add_argument("--gpus-per-node", help="and tasks; default: the template's")
+    """Options of sbatch that any kind of job takes."""
+    parser.add_argument("--gpus-per-node", help="GPUs and tasks per node; default: the template's")
     parser.add_argument(
         "--sbatch",
         action="append",
         default=[],
         metavar="--NAME=VALUE",
-        help="any other option of sbatch, as --sbatch=--time=4:00:00; can be given again",
+        help="any other sbatch option, as --sbatch=--time=4:00:00; can be repeated",
     )
-    parser.add_argument("--gpu", help="of the partition, as supmim-scale plan names it")
-    parser.add_argument("--unplanned", action="store_true", help="do not ask whether it fits")
+    parser.add_argument("--gpu", help="GPU of the partition, as supmim-scale plan names it")
+    parser.add_argument("--unplanned", action="store_true", help="do not check whether it fits")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
     parser.add_argument(
-        "--unchecked-data", action="store_true", help="only the nodes see the data folder"
+        "--unchecked-data",
+        action="store_true",
+        help="skip the check of the data folder, which only the nodes see",
     )
 
 
@@ -67,7 +74,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
         require_fits([load_config(arguments.recipe, arguments.overrides)], job, arguments.gpu)
     number = job.submit()
-    print(f"job {number}, run folder {job.folder}\nlook at it: supmim-scale jobs")
+    print(f"job {number}, run folder {job.folder}\nfollow it with: supmim-scale jobs")
     return EXIT_DONE
 
 

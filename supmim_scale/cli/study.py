@@ -16,39 +16,47 @@ if TYPE_CHECKING:
 def add_study_commands(parser: argparse.ArgumentParser) -> None:
     """`plan`, `run`, `submit`, `status`, `resume`, `collect`, `report`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    plan = _of_file(commands, "plan", "check a study, list its runs and what they take")
-    plan.add_argument("--out", type=Path, help="folder of coverage.png; default: the study's")
+    plan = _of_file(commands, "plan", "check a study, list its runs and their cost")
+    plan.add_argument("--out", type=Path, help="folder for coverage.png; default: the study's")
     plan.set_defaults(run=_plan)
 
-    run = _of_file(commands, "run", "train what is not over on this machine, cheapest first")
-    run.add_argument("--ranks", type=int, default=2, help="processes of each run")
+    run = _of_file(commands, "run", "train the unfinished runs on this machine, cheapest first")
+    run.add_argument("--ranks", type=int, default=2, help="processes per run")
     run.set_defaults(run=_run)
 
     for name, text in (
-        ("submit", "submit a study as job arrays, and its report after them"),
-        ("resume", "submit again the runs that are neither over nor queued"),
+        ("submit", "submit a study as job arrays, followed by its report"),
+        ("resume", "resubmit the runs that are neither finished nor queued"),
     ):
         submit = _of_file(commands, name, text)
-        submit.add_argument("--limit", type=int, default=4, help="runs of an array side by side")
-        submit.add_argument("--nodes", type=int, help="of each run; default: the template's")
+        submit.add_argument(
+            "--limit", type=int, default=4, help="runs of an array at the same time"
+        )
+        submit.add_argument("--nodes", type=int, help="nodes per run; default: the template's")
         submit.add_argument(
             "--fit-sbatch",
             action="append",
             default=[],
             metavar="--NAME=VALUE",
-            help="an option of sbatch for the job after the arrays, a CPU partition say",
+            help="an sbatch option for the job after the arrays, such as a CPU partition",
         )
         add_job_options(submit)
         submit.set_defaults(run=_submit, resume=name == "resume")
 
-    status = _of_file(commands, "status", "the runs' jobs, as supmim-scale jobs shows them")
+    status = _of_file(commands, "status", "show the runs' jobs, as supmim-scale jobs does")
     status.set_defaults(run=_status)
-    collect = commands.add_parser("collect", help="finished runs as runs.csv and runs.parquet")
-    collect.add_argument("folder", type=Path, help="of the study's runs")
+    collect = commands.add_parser(
+        "collect", help="write finished runs to runs.csv and runs.parquet"
+    )
+    collect.add_argument("folder", type=Path, help="folder of the study's runs")
     collect.set_defaults(run=_collect)
-    report = commands.add_parser("report", help="collect, fit laws, draw, one HTML page")
-    report.add_argument("folder", type=Path, help="of the study's runs")
-    report.add_argument("--out", type=Path, help="default: report/ in the folder")
+    report = commands.add_parser(
+        "report", help="collect, fit laws, write figures and one HTML page"
+    )
+    report.add_argument("folder", type=Path, help="folder of the study's runs")
+    report.add_argument(
+        "--out", type=Path, help="folder for the report; default: report/ in the study's folder"
+    )
     add_fit_options(report)
     report.set_defaults(run=_report)
 
@@ -97,12 +105,12 @@ def _submit(arguments: argparse.Namespace) -> int:
     if not jobs.waves:
         for line in jobs.left_out():
             print(line)
-        print(f"{design.name}: every other run is over or queued; nothing to submit")
+        print(f"{design.name}: every other run is finished or queued; nothing to submit")
     elif arguments.dry_run:
         print(jobs.text(), end="")
     else:
         submit_study(design, folder, jobs, gpu=arguments.gpu, planned=not arguments.unplanned)
-        print(f"look at them: supmim-scale jobs {folder}")
+        print(f"follow them with: supmim-scale jobs {folder}")
     return EXIT_DONE
 
 
@@ -135,13 +143,13 @@ def _report(arguments: argparse.Namespace) -> int:
     design = read_design(folder)
     law = arguments.law or design.get("law")
     if law is None:
-        print("the study names no law: nothing is fitted")
+        print("the study names no law, so nothing is fitted")
         return EXIT_DONE
     trunks = {facts["trunk"] for facts in design["runs"].values()}
     if len(trunks) < len(design["runs"]):
         print(
-            f"note: {len(design['runs'])} runs share {len(trunks)} trunks, yet are drawn apart: "
-            "intervals may be too narrow; with many trunks, --cluster trunk"
+            f"note: {len(design['runs'])} runs share {len(trunks)} trunks but are resampled apart: "
+            "intervals may be too narrow; with many trunks, use --cluster trunk"
         )
     out = made_folder(arguments.out or folder / "report", "--out")
     source = [folder / "runs.csv"]

@@ -17,13 +17,13 @@ def add_train_command(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="a recipe key that may differ from the checkpoint's; can be given again",
+        help="a recipe key that may differ from the checkpoint's; can be repeated",
     )
     parser.add_argument(
         "--branch-from",
         type=Path,
         metavar="RUN_DIR",
-        help="a shorter run: go on from the checkpoint before its cool-down",
+        help="a shorter run, to continue from its checkpoint before the cool-down",
     )
     parser.set_defaults(run=_train)
 
@@ -31,7 +31,9 @@ def add_train_command(parser: argparse.ArgumentParser) -> None:
 def add_check_command(parser: argparse.ArgumentParser) -> None:
     """Arguments of `check`."""
     add_recipe(parser)
-    parser.add_argument("--ranks", type=int, default=1, help="ranks the batch must divide over")
+    parser.add_argument(
+        "--ranks", type=int, default=1, help="number of ranks the batch must divide over"
+    )
     parser.set_defaults(run=_check)
 
 
@@ -77,5 +79,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     folder = run_folder(config, arguments.recipe)
     train_set, val_set = check_recipe(config, arguments.ranks, run_dir=folder)
-    print(f"{arguments.recipe}: {len(train_set)} training and {len(val_set)} held-out images, fine")
+    print(
+        f"{arguments.recipe}: {len(train_set)} training and {len(val_set)} held-out images, "
+        "no problems found"
+    )
     return EXIT_DONE

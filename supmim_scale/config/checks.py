@@ -15,14 +15,14 @@ def require_consistent(config: RunConfig) -> None:
             "engine.activation_budget",
             f"{engine.activation_budget:g} with activation_checkpointing "
             f"{engine.activation_checkpointing}",
-            "first_k, whose k it decides",
+            "first_k, whose k the budget decides",
             "set engine.activation_checkpointing=first_k or engine.activation_budget=null",
         )
     if config.loss.kind == "none" and not config.mim.weight:
         raise UserError(
             "loss.kind",
             "none with mim.weight 0",
-            "something to learn",
+            "at least one loss",
             "set loss.kind=softmax or mim.weight=1",
         )
     if config.log.profile and config.log.profile_steps > config.log.every - 2:
@@ -37,13 +37,13 @@ def require_consistent(config: RunConfig) -> None:
             "log.knn_every",
             f"{config.log.knn_every} with loss.kind=none, which reads no labels",
             "0",
-            "set log.knn_every=0, and eval the run with labels",
+            "set log.knn_every=0, and evaluate the run on labelled data",
         )
     if config.log.best in ("knn_top1", "retrieval_map") and not config.log.knn_every:
         raise UserError(
             "log.best",
             f"{config.log.best} without log.knn_every",
-            "a schedule for it",
+            "k-NN evaluations on a schedule",
             "set log.knn_every, or log.best=top1",
         )
     if config.mim.weight and config.mim.target == "vqgan" and config.mim.vqgan is None:
@@ -51,7 +51,7 @@ def require_consistent(config: RunConfig) -> None:
             "mim.vqgan",
             "null",
             "the folder of a diffusers VQModel, since mim.target is vqgan",
-            "set mim.vqgan=FOLDER, or mim.target=codebook which needs no weights",
+            "set mim.vqgan=FOLDER, or mim.target=codebook, which needs no weights",
         )
 
 
@@ -72,10 +72,10 @@ def accumulation_steps(config: RunConfig, world_size: int) -> tuple[int, int]:
     if rest or not accumulation:
         raise UserError(
             "optim.global_batch",
-            f"{total}, which is no multiple of engine.micro_batch {micro} x {world_size} ranks",
+            f"{total}, which is not a multiple of engine.micro_batch {micro} x {world_size} ranks",
             "micro_batch x ranks x accumulation = global_batch",
             f"set optim.global_batch={micro * world_size * max(1, round(accumulation))} "
-            "or another engine.micro_batch",
+            "or change engine.micro_batch",
         )
     return micro, accumulation
 
@@ -145,13 +145,13 @@ def _require_schedule(config: RunConfig) -> None:
     if (optim.steps is None) == (optim.epochs is None):
         found = "both" if optim.steps else "neither"
         raise UserError(
-            "optim.steps, optim.epochs", found, "exactly one", "set one and the other to null"
+            "optim.steps, optim.epochs", found, "exactly one", "set one and leave the other null"
         )
     if optim.schedule == "cosine" and optim.cooldown_steps:
         raise UserError(
             "optim.cooldown_steps",
             f"{optim.cooldown_steps} with cosine",
-            "0: cosine has its own decay",
+            "0, since cosine has its own decay",
             "set it to 0 or choose wsd or rsqrt",
         )
     if config.checkpoint.before_cooldown and not optim.cooldown_steps:
@@ -166,7 +166,7 @@ def _require_schedule(config: RunConfig) -> None:
 
 
 def num_steps(config: RunConfig, num_images: int) -> int:
-    """Optimizer steps of the run on so many training images."""
+    """Optimizer steps of the run on a training set of this many images."""
     optim = config.optim
     if optim.steps is not None:
         return optim.steps
@@ -182,5 +182,5 @@ def require_schedule_fits(config: RunConfig, num_steps: int) -> None:
             "optim.warmup_steps",
             f"warm-up + cool-down of {ramps} steps in a run of {num_steps}",
             f"at most {num_steps}",
-            "shorten them or train longer",
+            "shorten them, or train longer",
         )

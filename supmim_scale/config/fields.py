@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers that a key takes, between two ends; an open end is not one of them."""
+    """The finite numbers that a key accepts, between two ends; an open end is excluded."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Range:
         return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        """In words."""
+        """The range in words."""
         low = f"above {self.low:g}" if self.is_low_open else f"{self.low:g} or more"
         if math.isinf(self.high):
             return "any" if math.isinf(self.low) else low

@@ -72,7 +72,7 @@ def config_from(tree: dict[str, Any], overrides: Sequence[str], where: str) -> R
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises `UserError` where it is none or a key stands in it twice."""
+    """A YAML file's mapping. Raises `UserError` if it has none, or a key twice."""
     try:
         loader = _UniqueKeyLoader(path.read_text())
         loader.name = str(path)
@@ -81,7 +81,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
         raise UserError(str(path), str(error), "a YAML file", "check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
-        raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "mend the file") from None
+        raise UserError(str(path), f"invalid YAML ({what})", "a mapping", "fix the file") from None
     if not isinstance(tree, dict):
         raise UserError(
             str(path), f"{type(tree).__name__}", "a mapping of sections", "see a recipe"
@@ -112,7 +112,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
-            "command line", f"'{override}'", "section.key=value", "write, say, optim.lr=0.001"
+            "command line",
+            f"'{override}'",
+            "section.key=value",
+            "write, for example, optim.lr=0.001",
         )
     *sections, leaf = key.split(".")
     for section in sections:
@@ -161,7 +164,7 @@ def _require_within(wanted: Range | None, value: float | None, where: str) -> No
 
 
 def _meant(key: str, hints: dict[str, Any]) -> str:
-    """Advice for an unknown key: the sections that have it, or else what is spelt alike."""
+    """Advice for an unknown key: the sections that have it, or else similar names."""
     full = [
         f"{section}.{key}"
         for section, hint in hints.items()
@@ -171,7 +174,7 @@ def _meant(key: str, hints: dict[str, Any]) -> str:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the field's type, or `UserError`; only whole numbers widen, to float."""
+    """`value` as the field's type, or `UserError`; only whole numbers are converted, to float."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if type(None) in options:
         if value is None or (isinstance(value, _Text) and value == "null"):

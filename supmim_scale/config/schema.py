@@ -34,9 +34,9 @@ IDENTITY_SECTIONS = ("model", "loss", "mim", "mask", "optim", "data", "augment",
 class About:
     """The recipe's lab note; not part of the run."""
 
-    paper: str = key("", "paper or table the settings come from, and which are our choice")
-    command: str = key("", "command that starts it")
-    hardware: str = key("", "hardware it is meant for")
+    paper: str = key("", "paper or table that the settings come from, and which are our choice")
+    command: str = key("", "command that starts the run")
+    hardware: str = key("", "hardware that the recipe is meant for")
     expected: str = key("", "expected result with its source, or 'not run yet'")
 
 
@@ -53,7 +53,7 @@ class RunConfig:
     mask: MaskConfig = MaskConfig()
     augment: AugmentConfig = AugmentConfig()
     seed: int = key(
-        0, "of initialisation, order, crops, augmentation, masks and drop path", "[0, inf)"
+        0, "seed of initialisation, order, crops, augmentation, masks and drop path", "[0, inf)"
     )
     engine: EngineConfig = EngineConfig()
     input: InputConfig = InputConfig()
@@ -62,7 +62,7 @@ class RunConfig:
     watch: WatchConfig = WatchConfig()
 
     def __repr__(self) -> str:
-        """For people; `config.as_yaml` has every key."""
+        """A short summary; `config.as_yaml` has every key."""
         length = f"{self.optim.steps} steps" if self.optim.steps else f"{self.optim.epochs} epochs"
         return (
             f"<recipe: {self.model.name} at {self.model.image_size} px on {self.data.name}, "

@@ -35,7 +35,7 @@ def load_classes(name: str) -> tuple[str, ...]:
         ) from None
     if not names or len(set(names)) < len(names):
         found = f"{len(names) - len(set(names))} names twice" if names else "no name"
-        raise UserError(f"data.classes {name}", found, "each class once", "mend the file")
+        raise UserError(f"data.classes {name}", found, "each class once", "fix the file")
     return names
 
 

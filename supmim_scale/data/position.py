@@ -11,7 +11,7 @@ from supmim_scale.errors import UserError
 class ReaderPosition:
     """`samples_seen` over all ranks since the run began, of the set that `digest` names.
 
-    That is all: order, crops, augmentation and masks are functions of it. A run goes on from it
+    That is all: order, crops, augmentation and masks are functions of it. A run resumes from it
     with any number of ranks, and with another global batch.
     """
 

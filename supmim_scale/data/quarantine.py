@@ -68,7 +68,7 @@ class Quarantine:
                 file.write(json.dumps(asdict(defect)) + "\n")
         except OSError as error:
             raise RankError(
-                str(path), str(error), "a writable run folder", "mend it and start again"
+                str(path), str(error), "a writable run folder", "fix it and start again"
             ) from None
 
 
@@ -122,7 +122,7 @@ def _refusal(
     fix = (
         "raise input.bad_rate if that is expected"
         if policy.skip
-        else "set input.bad_samples=skip to go on without them"
+        else "set input.bad_samples=skip to continue without them"
     )
     return (
         "data",

@@ -54,9 +54,9 @@ def load_ds_config(name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise UserError(str(path), str(error), "a JSON object", "mend the file") from None
+        raise UserError(str(path), str(error), "a JSON object", "fix the file") from None
     if not isinstance(content, dict):
-        raise UserError(str(path), type(content).__name__, "a JSON object", "mend the file")
+        raise UserError(str(path), type(content).__name__, "a JSON object", "fix the file")
     for key, ours in OWNED_KEYS.items():
         if key in content:
             raise UserError(

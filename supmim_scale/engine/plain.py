@@ -1,4 +1,4 @@
-"""The reference engine: one process, PyTorch alone."""
+"""The reference engine: one process, only PyTorch."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an engine is told, besides the model."""
+"""The settings of an engine, besides the model."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

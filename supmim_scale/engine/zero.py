@@ -69,9 +69,7 @@ class ZeroEngine:
             )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             what = " ".join(str(error).split())[:300]
-            raise UserError(
-                "DeepSpeed configuration", what, "its schema", "mend the file"
-            ) from None
+            raise UserError("DeepSpeed configuration", what, "its schema", "fix the file") from None
         if settings.policy == "selective":
             # An engine of this process without selective checkpointing leaves its linear behind.
             is_torchs = "deepspeed" not in torch.nn.functional.linear.__module__

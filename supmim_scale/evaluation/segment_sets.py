@@ -46,7 +46,7 @@ class MaskedImages:
                 str(path),
                 f"shape {list(raw_HW.shape)}",
                 f"{list(size)}, as its image",
-                "mend the mask",
+                "fix the mask",
             )
         labelled_HW = (raw_HW != IGNORE) & (raw_HW >= self.first)
         mask_HW = torch.where(labelled_HW, raw_HW - self.first, IGNORE)

@@ -85,7 +85,7 @@ def training_job(
     checks_data: bool = True,
 ) -> Submission:
     """The job of a recipe. Raises `UserError` for what can be known to fail before it is queued:
-    recipe, batch, shape of the job and, unless the nodes alone see it, the data folder."""
+    recipe, batch, shape of the job and, unless only the nodes see it, the data folder."""
     template = template_of(recipe)
     words = templates.training_words(template, [recipe, *overrides])
     config = load_config(words[0], words[1:])

@@ -27,7 +27,7 @@ from supmim_scale.units import si
 _SHARED_WITHIN_S = 90  # man nfs: directories are looked at anew after up to acdirmax, 60 s
 _ANSWER_WITHIN = timedelta(minutes=5)  # for a rank to look at itself; a dead mount never answers
 _NVIDIA_SMI_S = 60
-_SLOW = 0.5  # share of the median rate below which a rank is told
+_SLOW = 0.5  # share of the median rate below which a rank is reported
 _MATMUL = {"cuda": 4096, "cpu": 128}
 _REDUCED_BYTES = {"cuda": 64 * 2**20, "cpu": 2**20}
 
@@ -212,7 +212,7 @@ def _require_none(nodes: list[str], problems: list[str]) -> None:
             f"preflight, {', '.join(bad)}",
             "; ".join(dict.fromkeys(bad.values())),
             "a node that can do its part",
-            f"mend it or submit with --exclude={','.join(bad)}",
+            f"fix it or submit with --exclude={','.join(bad)}",
         )
 
 

@@ -1,6 +1,6 @@
 """When a run should stop early: a signal of the cluster's, or its time is over.
 
-Standard library alone, so that handlers stand before torch is imported.
+Standard library only, so that handlers stand before torch is imported.
 """
 
 import signal
@@ -33,7 +33,7 @@ class Stopper:
 
     @property
     def is_asked(self) -> bool:
-        """Whether this process has been told to stop."""
+        """Whether this process has been asked to stop."""
         if self.budget_s is not None and time.monotonic() - self._started > self.budget_s:
             self.reason = self.reason or f"{self.budget_s:.0f} s are over"
         return bool(self.reason)

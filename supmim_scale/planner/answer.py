@@ -1,4 +1,4 @@
-"""A plan asked for and told: one call from a recipe and the name of a GPU."""
+"""A plan and its text: one call from a recipe and the name of a GPU."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -33,7 +33,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What decides a rank's memory and traffic beside the model; `stage` None: plain PyTorch."""
+    """What decides a rank's memory and traffic besides the model; `stage` None: plain PyTorch."""
 
     stage: int | None
     precision: str

@@ -1,4 +1,4 @@
-"""A run's folder: who may write in it, what it is going on from, and what it says of the run."""
+"""A run's folder: who may write in it, what it resumes from, and what it records."""
 
 import fcntl
 import json
@@ -46,7 +46,7 @@ def lock(run_dir: Path) -> IO[str]:
 
 
 def open_run_dir(config: RunConfig, run_dir: Path, allow_drift: Sequence[str]) -> Checkpoint | None:
-    """The checkpoint that the run goes on from, None for a new run; writes down what will run.
+    """The checkpoint that the run resumes from, None for a new run; writes down what will run.
 
     Raises `UserError` where the folder holds another experiment or a finished one.
     """

@@ -14,7 +14,7 @@ from supmim_scale.units import duration, gib
 
 
 class RunLog:
-    """Writes one run's log lines, `log.jsonl` and TensorBoard events; rank 0 alone holds one."""
+    """Writes one run's log lines, `log.jsonl` and TensorBoard events; only rank 0 holds one."""
 
     def __init__(self, run_dir: Path, num_steps: int, steps_done: int = 0) -> None:
         purge = steps_done + 1 if steps_done else None  # events after a checkpoint come again
@@ -31,7 +31,7 @@ class RunLog:
         sys.stdout.flush()
 
     def start(self, steps_done: int, facts: dict[str, Any]) -> None:
-        """Where and how the run starts, or goes on."""
+        """Where and how the run starts or resumes."""
         self._write("start", steps_done, {"num_steps": self._num_steps, **facts})
 
     def steps(self, steps_done: int, row: dict[str, float]) -> None:

@@ -18,5 +18,5 @@ def read_log(run_dir: str | Path, kind: str | None = None) -> list[dict[str, Any
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     except ValueError:
-        raise UserError(str(path), "a broken line", "JSON lines", "let the run go on") from None
+        raise UserError(str(path), "a broken line", "JSON lines", "let the run resume") from None
     return [row for row in rows if kind in (None, row["kind"])]

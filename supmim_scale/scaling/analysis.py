@@ -15,13 +15,13 @@ from supmim_scale.scaling.chinchilla import (
     flops_factor,
 )
 from supmim_scale.scaling.fit import Fit, fit_law
-from supmim_scale.scaling.holdout import DEAR_SHARE, HeldOut, compare
+from supmim_scale.scaling.holdout import HELD_OUT_SHARE, HeldOut, compare
 from supmim_scale.scaling.identify import require_identifiable, require_identified, unsure
 from supmim_scale.scaling.influence import Decisive, decisive_points
 from supmim_scale.scaling.laws import LAWS, Law, find_law
 from supmim_scale.scaling.points import Points
 
-_BEYOND = (1.0, 10.0)  # of the dearest point: budgets that are asked for unless some are named
+_BEYOND = (1.0, 10.0)  # of the most expensive point: the default budgets
 _SPREAD = 1.5  # a factor over which C / (N D) may vary before sizes by C = K N D mislead
 
 
@@ -32,7 +32,7 @@ class Options:
 
     law: str | None = None
     num_bootstrap: int = 200
-    dear_share: float = DEAR_SHARE
+    held_out_share: float = HELD_OUT_SHARE
     delta: float | None = None
     seed: int = 0
     budgets: tuple[float, ...] = ()
@@ -105,11 +105,11 @@ def _default_law(points: Points) -> Law:
 
 
 def _held_out(points: Points, options: Options) -> tuple[list[HeldOut], list[str]]:
-    """Every law that the columns allow, by its error on the dear points."""
-    if not options.dear_share:
+    """Every law that the columns allow, by its error on the held-out points."""
+    if not options.held_out_share:
         return [], []
     laws = [law for law in LAWS.values() if all(len(getattr(points, n)) for n in law.inputs)]
-    held, refused = compare(laws, points, options.dear_share, seed=options.seed)
+    held, refused = compare(laws, points, options.held_out_share, seed=options.seed)
     return held, [f"not held out: {error}" for error in refused.values()]
 
 
@@ -155,8 +155,8 @@ def _purchases(
 ) -> list[Purchase]:
     if not len(fit.points.compute):
         return []
-    dearest = float(fit.points.compute.max())
-    budgets = budgets or [dearest * beyond for beyond in _BEYOND]
+    costliest = float(fit.points.compute.max())
+    budgets = budgets or [costliest * beyond for beyond in _BEYOND]
     # Approach 3 where there is one, else parabolas, else the best runs.
     allocation = allocations[-1] if allocations else None
     return [buy(fit, replicates, allocation, factor, budget) for budget in budgets]

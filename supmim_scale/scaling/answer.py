@@ -1,4 +1,4 @@
-"""Laws asked for and told: one call from runs, a table or rows to fits, figures and a page."""
+"""Laws and their text: one call from runs, a table or rows to fits, figures and a page."""
 
 import json
 import math
@@ -159,7 +159,7 @@ def _read(source: Source, columns: Mapping[str, Any]) -> tuple[Points, dict[str,
 def _require_sane(options: Options, factor: float | None) -> None:
     """Raise `UserError` for numbers that mean nothing."""
     budgets, delta = options.budgets or (1.0,), options.delta
-    share = options.dear_share
+    share = options.held_out_share
     for option, value, is_sane, expected in (
         ("--bootstrap", options.num_bootstrap, options.num_bootstrap >= 0, "0 or more"),
         ("--hold-out", share, 0 <= share < 1, "a share, 0 to below 1"),

@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 @dataclass(frozen=True)
 class Purchase:
     """What training FLOPs would buy. Sizes where an approach gives them; intervals where there
-    are replicates; `beyond` is the budget over the dearest point's."""
+    are replicates; `beyond` is the budget over the most expensive point's."""
 
     compute: float
     metric: float

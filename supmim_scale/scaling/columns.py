@@ -65,7 +65,7 @@ def to_points(rows: Sequence[Row], columns: Columns, source: str) -> Points:
         raise UserError(source, "no rows", "a table with rows", "check the file")
     rows = [row for row in rows if all(_holds(row, test, source) for test in columns.where)]
     if not rows:
-        raise UserError(source, "no row left", f"rows where {columns.where}", "mend --where")
+        raise UserError(source, "no row left", f"rows where {columns.where}", "fix --where")
     _require_named(rows[0], columns, source)
     metric = _values(rows, columns.metric, source)
     sizes = {name: _values(rows, getattr(columns, name), source) for name in _SIZES}
@@ -122,7 +122,7 @@ def _values(rows: Sequence[Row], spec: str, source: str) -> Array:
             source,
             f"{name} in row {_listed(where)}",
             "positive finite numbers",
-            "mend these rows, or leave them out with --where",
+            "fix these rows, or leave them out with --where",
         )
     return values
 
@@ -193,7 +193,7 @@ def _holds(row: Row, test: str, source: str) -> bool:
             return str(row[name]) == wanted
         value, bound = _number(row[name]), _number(wanted)
         return value < bound if sign == "<" else value > bound
-    raise UserError("--where", f"'{test}'", "NAME=TEXT, NAME<NUMBER or NAME>NUMBER", "mend it")
+    raise UserError("--where", f"'{test}'", "NAME=TEXT, NAME<NUMBER or NAME>NUMBER", "fix it")
 
 
 def _require_once(

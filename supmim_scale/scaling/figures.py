@@ -36,7 +36,7 @@ _TEX = {
     "parametric": r"$E + A\,N^{-\alpha} + B\,D^{-\beta}$",
     "broken": r"$a_0 + b\,C^{-c_0}\,(1 + (C/d_1)^{1/f_1})^{-c_1 f_1}$",
 }
-_BEYOND = 10.0  # how far a law is drawn beyond the dearest point
+_BEYOND = 10.0  # how far a law is drawn beyond the most expensive point
 
 
 def plot_figures(
@@ -85,18 +85,18 @@ def compute_figure(analysis: Analysis) -> Figure | None:
     axes = figure.subplots()
     _points_by_size(axes, analysis)
     _law_and_band(axes, analysis, COLOURS[1], "compute-optimal law")
-    dearest = points.compute.max()
-    axes.axvline(dearest, color=GREY, linewidth=0.8, linestyle=":")
+    costliest = points.compute.max()
+    axes.axvline(costliest, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate(
-        "dearest run",
-        (dearest, 1),
+        "most expensive run",
+        (costliest, 1),
         xycoords=("data", "axes fraction"),
         fontsize=8,
         color=GREY,
         xytext=(3, -9),
         textcoords="offset points",
     )
-    spread = np.append(points.compute, dearest * _BEYOND)
+    spread = np.append(points.compute, costliest * _BEYOND)
     lowest = frontier(analysis.fit, spread, analysis.factor).min()
     log_axis(axes, "x", spread)
     log_axis(axes, "y", np.append(points.metric, lowest), unit="plain")
@@ -234,25 +234,25 @@ def residual_figure(analysis: Analysis) -> Figure:
 
 
 def extrapolation_figure(analysis: Analysis) -> Figure | None:
-    """Errors of every law on the dear points, and of its fit on the cheap ones in pale."""
+    """Errors of every law on the held-out points, with its fit on the cheap ones in pale."""
     if not analysis.held:
         return None
     figure = Figure()
     axes = figure.subplots()
-    cheap, dear = analysis.held[0].fit.points, analysis.held[0].dear
+    cheap, held_out = analysis.held[0].fit.points, analysis.held[0].held_out
     axes.axhline(0, color=GREY, linewidth=0.8)
     for i, held in enumerate(analysis.held):
         fitted = 100 * np.expm1(-held.fit.residuals)
         axes.plot(_cost(cheap), fitted, MARKERS[i], color=COLOURS[i], markersize=3, alpha=0.25)
         axes.plot(
-            _cost(dear),
+            _cost(held_out),
             100 * held.errors,
             MARKERS[i],
             color=COLOURS[i],
             alpha=0.9,
             label=f"{held.fit.law.name}: {held.rms:.2%}",
         )
-    edge = float(np.sqrt(_cost(cheap).max() * _cost(dear).min()))
+    edge = float(np.sqrt(_cost(cheap).max() * _cost(held_out).min()))
     axes.axvline(edge, color=GREY, linestyle=":", linewidth=0.8)
     axes.annotate(
         "predicted",
@@ -277,9 +277,9 @@ def extrapolation_figure(analysis: Analysis) -> Figure | None:
     axes.set_ylim(-1.5 * worst, 1.5 * worst)
     log_axis(axes, "x", _cost(analysis.points))
     axes.set(
-        xlabel=_cost_label(dear),
-        ylabel=f"{dear.metric_name}: predicted over measured, %",
-        title=f"fitted on {len(cheap)} runs, asked for the {len(dear)} dearest",
+        xlabel=_cost_label(held_out),
+        ylabel=f"{held_out.metric_name}: predicted over measured, %",
+        title=f"fitted on {len(cheap)} runs, tested on the {len(held_out)} most expensive",
     )
     axes.legend(title="root mean square")
     return figure

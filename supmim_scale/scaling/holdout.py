@@ -1,4 +1,4 @@
-"""How a law predicts what it has not seen: fitted on the cheap part, asked for the dear part."""
+"""How a law predicts held-out points: fitted on the cheap part, tested on the expensive part."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from supmim_scale.scaling.identify import require_identifiable, require_identifi
 from supmim_scale.scaling.laws import Array, Law
 from supmim_scale.scaling.points import Points
 
-DEAR_SHARE = 0.25
+HELD_OUT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A law's fit on the cheap points and its error on the dear ones."""
+    """A law's fit on the cheap points and its error on the held-out, expensive ones."""
 
     fit: Fit
-    dear: Points
+    held_out: Points
 
     @property
     def predicted(self) -> Array:
-        """The law at the dear points."""
-        return self.fit.predict(self.dear.inputs(self.fit.law))
+        """The law's prediction at the held-out points."""
+        return self.fit.predict(self.held_out.inputs(self.fit.law))
 
     @property
     def errors(self) -> Array:
-        """Predicted over measured, less one, a dear point each."""
-        return self.predicted / self.dear.metric - 1
+        """Predicted over measured, less one, for each held-out point."""
+        return self.predicted / self.held_out.metric - 1
 
     @property
     def rms(self) -> float:
@@ -42,45 +42,49 @@ class HeldOut:
         return float(np.mean(self.errors))
 
 
-def split(points: Points, dear_share: float) -> tuple[Points, Points]:
-    """(cheap, dear): the dearest share by compute, points of equal cost on one side.
+def split(points: Points, held_out_share: float) -> tuple[Points, Points]:
+    """(cheap, held out): the most expensive share by compute; points of equal cost stay together.
 
-    Raises `UserError` where a side would be empty.
+    Raises `UserError` if a side would be empty.
     """
     cost = (
         points.compute if len(points.compute) else points.column("params") * points.column("data")
     )
-    cut = float(np.quantile(cost, 1 - dear_share, method="lower")) if 0 < dear_share < 1 else 0.0
-    is_dear = cost > cut
-    if not is_dear.any() or is_dear.all():
+    cut = (
+        float(np.quantile(cost, 1 - held_out_share, method="lower"))
+        if 0 < held_out_share < 1
+        else 0.0
+    )
+    is_costly = cost > cut
+    if not is_costly.any() or is_costly.all():
         raise UserError(
             "--hold-out",
-            f"{dear_share:g} of {len(points)} points",
-            "a share between 0 and 1 that leaves cheap and dear points",
+            f"{held_out_share:g} of {len(points)} points",
+            "a share between 0 and 1 that leaves points on both sides",
             "try --hold-out 0.25",
         )
-    return points.take(~is_dear), points.take(is_dear)
+    return points.take(~is_costly), points.take(is_costly)
 
 
 def hold_out(
-    law: Law, points: Points, dear_share: float, *, delta: float | None = None, seed: int = 0
+    law: Law, points: Points, held_out_share: float, *, delta: float | None = None, seed: int = 0
 ) -> HeldOut:
     """Fit on the cheap points. Raises `UserError` where they do not identify the law."""
-    cheap, dear = split(points, dear_share)
+    cheap, held_out = split(points, held_out_share)
     require_identifiable(law, cheap)
     fit = fit_law(law, cheap, delta=delta, seed=seed)
     require_identified(fit)
-    return HeldOut(fit, dear)
+    return HeldOut(fit, held_out)
 
 
 def compare(
-    laws: Sequence[Law], points: Points, dear_share: float, *, seed: int = 0
+    laws: Sequence[Law], points: Points, held_out_share: float, *, seed: int = 0
 ) -> tuple[list[HeldOut], dict[str, UserError]]:
-    """Laws by their error on the dear points, best first, and why the others could not be asked."""
+    """Laws by their error on the held-out points, best first, and why others were not tested."""
     done, refused = [], {}
     for law in laws:
         try:
-            done.append(hold_out(law, points, dear_share, seed=seed))
+            done.append(hold_out(law, points, held_out_share, seed=seed))
         except UserError as error:
             refused[law.name] = error
     return sorted(done, key=lambda held: held.rms), refused

@@ -90,11 +90,11 @@ def _section(analysis: Analysis) -> str:
         table(("parameter", "value", "90 % interval"), parameter_table(analysis)),
     ]
     for title, heads, rows in (
-        ("Held out", ("law", "error", "mean", "dear points"), held_table(analysis)),
+        ("Held out", ("law", "error", "mean", "held-out points"), held_table(analysis)),
         ("Compute-optimal: N grows as C^a, D as C^b", ("by", "a", "b"), allocation_table(analysis)),
         (
             "What a budget would buy",
-            ("FLOPs", "over the dearest", fit.points.metric_name, "N", "D"),
+            ("FLOPs", "x the most expensive run", fit.points.metric_name, "N", "D"),
             purchase_table(analysis),
         ),
     ):

@@ -77,7 +77,7 @@ def _last_rows(run_dir: Path) -> dict[str, Any]:
     try:
         last = {row["kind"]: row for row in map(json.loads, lines)}
     except ValueError:
-        raise UserError(str(path), "a broken line", "JSON lines", "let the run go on") from None
+        raise UserError(str(path), "a broken line", "JSON lines", "let the run resume") from None
     if not {"start", "train"} <= last.keys():
         raise UserError(
             str(run_dir),

@@ -31,7 +31,7 @@ def as_text(analysis: Analysis) -> str:
 
 
 def gap_text(gap: Gap) -> str:
-    """The gap at the dearest compute that both arms have."""
+    """The gap at the highest compute that both arms have."""
     band = "" if gap.low is None or gap.high is None else interval((gap.low[-1], gap.high[-1]))
     return (
         f"{gap.baseline} less {gap.other}: {number(float(gap.gap[-1]))} {band} at "
@@ -64,7 +64,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "held_out": [
             {
                 "law": held.fit.law.name,
-                "dear_points": len(held.dear),
+                "dear_points": len(held.held_out),
                 "rms": held.rms,
                 "bias": held.bias,
                 "parameters": held.fit.values,
@@ -96,9 +96,9 @@ def parameter_table(analysis: Analysis) -> list[list[str]]:
 
 
 def held_table(analysis: Analysis) -> list[list[str]]:
-    """Law, root mean square and mean error on the dear points."""
+    """Law, root mean square and mean error on the held-out points."""
     return [
-        [held.fit.law.name, f"{held.rms:.2%}", f"{held.bias:+.2%}", str(len(held.dear))]
+        [held.fit.law.name, f"{held.rms:.2%}", f"{held.bias:+.2%}", str(len(held.held_out))]
         for held in analysis.held
     ]
 
@@ -119,7 +119,7 @@ def allocation_table(analysis: Analysis) -> list[list[str]]:
 
 
 def purchase_table(analysis: Analysis) -> list[list[str]]:
-    """Budget, how far beyond the dearest run, metric, N and D with intervals."""
+    """Budget, how far beyond the most expensive run, metric, N and D with intervals."""
     return [
         [
             f"{p.compute:.3g}",
@@ -160,7 +160,8 @@ def _parameter_rows(analysis: Analysis) -> list[str]:
 def _held_rows(analysis: Analysis) -> list[str]:
     rows = held_table(analysis)
     return [
-        f"{law:12} error {rms:>7}, mean {mean:>7}, {n} dear points" for law, rms, mean, n in rows
+        f"{law:12} error {rms:>7}, mean {mean:>7}, {n} held-out points"
+        for law, rms, mean, n in rows
     ]
 
 
@@ -172,5 +173,5 @@ def _purchase_rows(analysis: Analysis) -> list[str]:
     rows = []
     for budget, beyond, metric, n, d in purchase_table(analysis):
         sizes = "" if n == "-" else f"  N {n}  D {d}"
-        rows.append(f"{budget} FLOPs ({beyond} x the dearest): {metric}{sizes}")
+        rows.append(f"{budget} FLOPs ({beyond}x the most expensive run): {metric}{sizes}")
     return rows

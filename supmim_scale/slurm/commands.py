@@ -87,7 +87,7 @@ def _run(
         raise UserError(
             program,
             "; ".join(said) or f"code {done.returncode}",
-            "Slurm's yes",
-            "change the options of the job",
+            "a job that Slurm accepts",
+            "change the sbatch options",
         )
     return done.stdout

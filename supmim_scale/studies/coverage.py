@@ -1,4 +1,4 @@
-"""Which sizes and how much data a study's runs cover, and whether a law can be told from them."""
+"""Which sizes and how much data a study's runs cover, and whether they can identify a law."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ _RUNGS = 5  # lines of equal compute in the picture
 
 
 def require_coverage(design: Design) -> None:
-    """Raise `UserError`, with the missing rungs, where the law that a study names could not be told
-    from its runs however they come out. Nothing is looked at where it names none."""
+    """Raise `UserError`, with the missing rungs, where the law that a study names could not be
+    identified from its runs. Does nothing if it names none."""
     if design.law is None:
         return
     law, points = find_law(design.law), design_points(design)
@@ -45,14 +45,14 @@ def design_points(design: Design) -> Points:
 
 
 def plot_coverage(design: Design, folder: Path) -> Path:
-    """The runs in the plane of size and data, with lines of equal compute of the dearest arm; the
+    """The runs in the plane of size and data, with lines of equal compute of the costliest arm; the
     PNG's path."""
     points = design_points(design)
     with house_style():
         figure = Figure()
         axes = figure.subplots()
-        dearest = max(points.arm_names, key=lambda arm: points.arm(arm).compute.sum())
-        _draw_compute(axes, points.arm(dearest))
+        costliest = max(points.arm_names, key=lambda arm: points.arm(arm).compute.sum())
+        _draw_compute(axes, points.arm(costliest))
         for place, arm in enumerate(points.arm_names):
             mine = points.arm(arm)
             shift = 1 + 0.03 * place  # arms lie on the same points

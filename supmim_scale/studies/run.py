@@ -18,7 +18,7 @@ _SIGNALLED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # before a rank could
 
 def run_study(design: Design, folder: Path, ranks: int) -> int:
     """Train every run that is not over; the highest exit code, or at once that of a run which was
-    told to stop. Raises `UserError` where a run could not work, before the first is started."""
+    asked to stop. Raises `UserError` where a run could not work, before the first is started."""
     for one in design.runs:
         accumulation_steps(one.config, ranks)
         require_data(one.config)
@@ -31,7 +31,7 @@ def run_study(design: Design, folder: Path, ranks: int) -> int:
         if not state.is_over:
             words = ["train", *one.run.words(folder), f"log.run_dir={folder / one.run.name}"]
             code = launch(ranks, words)
-            if code in (EXIT_PREEMPTED, *_SIGNALLED):  # told to stop, not only this run
+            if code in (EXIT_PREEMPTED, *_SIGNALLED):  # asked to stop, not only this run
                 return code
             worst = max(worst, code)
             if code == EXIT_DONE:

@@ -28,7 +28,7 @@ def _totals(runs: Sequence[DesignedRun], found: Sequence[RunCost] | None) -> lis
     lines = [f"together {si(own, 'FLOP')}"]
     if own < whole:
         lines.append(
-            f"branching saves {1 - own / whole:.0%} of {si(whole, 'FLOP')}: longer runs go on from "
+            f"branching saves {1 - own / whole:.0%} of {si(whole, 'FLOP')}: longer runs continue from "
             "where shorter ones cooled down"
         )
     if found:
@@ -37,11 +37,11 @@ def _totals(runs: Sequence[DesignedRun], found: Sequence[RunCost] | None) -> lis
         money = f", {cost:,.0f} USD" if None not in prices else ""
         lines.append(f"{hours:,.1f} GPU-hours{money}, steps alone (supmim-scale plan: assumptions)")
     else:
-        lines.append("GPU-hours: write cluster: {gpu: h100}")
+        lines.append("for GPU-hours, write cluster: {gpu: h100}")
     return lines
 
 
 def _law(design: Design) -> str:
     if design.law is None:
-        return "no law is named: coverage is not looked at"
-    return f"the {design.law} law can be told from these sizes and data, if the noise allows"
+        return "no law is named, so coverage is not checked"
+    return f"the {design.law} law: these sizes and lengths can identify it, noise permitting"

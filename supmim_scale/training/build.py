@@ -84,7 +84,7 @@ class Run:
         return ReaderPosition(seen, len(self.train_set), self.train_set.digest)
 
     def roll_back(self, steps_done: int) -> int:
-        """Collective: the weights of the last checkpoint, and the samples since then passed over;
+        """Collective: the weights of the last checkpoint, and the samples since then skipped;
         returns its steps done. Raises `UserError` where there is none."""
         self.saver.finish()
         seen = self.position(steps_done).samples_seen
@@ -191,7 +191,9 @@ def _engine(
     if config.model.init_from and not resumed:
         left = start_from(model, config.model.init_from)
         if world.is_main:
-            print(f"starting from {config.model.init_from}; as drawn: {', '.join(left) or 'none'}")
+            print(
+                f"initialised from {config.model.init_from}; left at random initialisation: {', '.join(left) or 'none'}"
+            )
     engine = build_engine(model, settings, world)
     if resumed:
         engine.restore(PieceReader(resumed), Counters(**resumed.facts["counters"]))

@@ -291,5 +291,5 @@ def _say_plan(run: Run, log: RunLog | None) -> None:
         f"{len(run.train_set)} training images in {len(run.train_set.shards)} shards,"
         f" {len(run.val_set)} held out  decoded on {views.spec.decoder}"
         f"  {run.num_steps} steps into {run.run_dir}"
-        + (f", going on from {run.resumed.path.name}" if run.resumed else "")
+        + (f", resuming from {run.resumed.path.name}" if run.resumed else "")
     )

@@ -1,4 +1,4 @@
-"""A run's folder opened by its ranks: locked, and what the run goes on from."""
+"""A run's folder opened by its ranks: locked, and what the run resumes from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from supmim_scale.runs.folder import lock, open_run_dir, require_unfinished
 
 @dataclass(frozen=True)
 class Start:
-    """What a run may begin with beside its recipe: keys that may differ from its checkpoint's, and
-    a run whose checkpoint before its cool-down a new one goes on from."""
+    """What a run may begin with besides its recipe: keys that may differ from its checkpoint's, and
+    a run whose checkpoint before its cool-down a new one continues from."""
 
     allow_drift: Sequence[str] = ()
     branch_from: Path | None = None
@@ -31,7 +31,7 @@ class Start:
 def open_folder(
     config: RunConfig, world: World, run_dir: Path, start: Start, train_set: Dataset, num_steps: int
 ) -> tuple[Any, Checkpoint | None]:
-    """Collective: rank 0's lock of the run folder, and the checkpoint to go on from."""
+    """Collective: rank 0's lock of the run folder, and the checkpoint to resume from."""
     held = world.main_first(lambda: lock(run_dir) if world.is_main else None)
     found = world.main_first(lambda: _open(config, run_dir, start) if world.is_main else None)
     resumed = world.gather(found)[0]

@@ -1,4 +1,4 @@
-"""Saving a run's checkpoints while it goes on."""
+"""Saving a run's checkpoints while it trains."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -53,7 +53,7 @@ class Saver:
     def finish(self) -> None:
         """Collective, waits: commit the checkpoint in hand."""
         if self._written is not None:
-            self._written.exception()  # waits; what went wrong is told below
+            self._written.exception()  # waits; what went wrong is reported below
             self._commit()
 
     def _begin(self, steps_done: int, num_bytes: int) -> tuple[Path, str]:
@@ -103,6 +103,6 @@ class Saver:
                 "checkpoint",
                 f"{problem}, after step {step}",
                 f"room for it in {self.folder}",
-                "make room and start again, which goes on from the last checkpoint, or set "
+                "make room and start again, which resumes from the last checkpoint, or set "
                 "checkpoint.on_failure=continue",
             )

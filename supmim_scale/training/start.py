@@ -66,7 +66,7 @@ def train_here(config: RunConfig, run_dir: Path, start: Start, stopper: Stopper)
         _say_stopped(run, int(figures["steps_done"]), stopper, world)
     leave_world(world)
     if run.held is not None:
-        run.held.close()  # another run of this process may go on in the folder
+        run.held.close()  # another run of this process may resume in the folder
     _require_finite(outcome)
     return outcome
 
@@ -95,13 +95,13 @@ def _within_budget(config: RunConfig, world: World) -> RunConfig:
 
 def _say_stopped(run: Run, steps_done: int, stopper: Stopper, world: World) -> None:
     saved = "saved" if run.saver.saved_step == steps_done else "NOT saved"
-    line = f"after step {steps_done} ({stopper.reason or 'as another rank was told'}), {saved}"
+    line = f"after step {steps_done} ({stopper.reason or 'another rank was asked'}), {saved}"
     note_stop(run.run_dir, line)
     print(f"stopped {line}", flush=True)
 
 
 def _require_finite(outcome: Outcome) -> None:
-    """Raise `UserError` for a finished run whose last loss is no number: nothing to go on with."""
+    """Raise `UserError` for a finished run whose last loss is no number: nothing to continue from."""
     loss = outcome.figures.get("loss", 0.0)
     if outcome.is_finished and not math.isfinite(loss):
         raise UserError(

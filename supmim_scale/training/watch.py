@@ -25,7 +25,7 @@ _Seen = tuple[dict[str, Tensor], NDArray[np.int64]]  # a micro-batch's losses an
 
 
 class Watch:
-    """What is looked at while a run goes on; every rank holds one."""
+    """Health checks while a run trains; every rank holds one."""
 
     def __init__(self, settings: WatchConfig, world: World, run_dir: Path) -> None:
         self._settings, self._world, self._run_dir = settings, world, run_dir
@@ -58,7 +58,7 @@ class Watch:
             faulthandler.dump_traceback_later(self._settings.hang_s, exit=True, file=self._stacks)
 
     def saw(self, output: JointOutput, ids_B: NDArray[np.int64]) -> None:
-        """A micro-batch of the step in hand; keeps its losses alone."""
+        """A micro-batch of the step in hand; keeps only its losses."""
         terms = {"class_loss": output.class_loss, "mim_loss": output.mim_loss}
         self._seen.append((terms, ids_B))
 
@@ -80,7 +80,7 @@ class Watch:
         if self._in_a_row > self._settings.skipped_in_a_row:
             raise UserError(
                 "gradients",
-                f"{self._in_a_row} skipped steps in a row, the last {blame or 'in backward alone'}",
+                f"{self._in_a_row} skipped steps in a row, the last {blame or 'only in backward'}",
                 f"at most {self._settings.skipped_in_a_row} (watch.skipped_in_a_row)",
                 "look at these samples, lower optim.lr, or start again from a checkpoint",
             )

@@ -196,10 +196,10 @@ def test_no_points_decide_an_exponent_where_noise_is_even():
     assert decisive_points(fit_law(LAWS["parametric"], grid_points(sizes=8, datas=8))) == []
 
 
-def test_the_dear_part_is_what_costs_most():
-    cheap, dear = split(power_points(num=20), 0.25)
-    assert len(dear) == 5
-    assert cheap.compute.max() < dear.compute.min()
+def test_the_held_out_part_is_what_costs_most():
+    cheap, held_out = split(power_points(num=20), 0.25)
+    assert len(held_out) == 5
+    assert cheap.compute.max() < held_out.compute.min()
     with pytest.raises(UserError, match=r"--hold-out.*0 and 1"):
         split(power_points(), 1.0)
 
@@ -215,7 +215,7 @@ def test_laws_are_ranked_by_what_they_did_not_see():
 
 def test_a_budget_buys_what_the_law_says_with_an_interval():
     said = analyse(
-        grid_points(noise=0.002), Options(num_bootstrap=20, dear_share=0, budgets=(1e21,))
+        grid_points(noise=0.002), Options(num_bootstrap=20, held_out_share=0, budgets=(1e21,))
     )
     (bought,) = said.purchases
     n = optimal_params(1e21)
@@ -243,7 +243,7 @@ def two_arms(gain):
 
 
 def test_the_gap_between_arms_has_its_sign_and_its_interval():
-    (gap,) = gaps_of(analyse_arms(two_arms(0.97), Options(num_bootstrap=20, dear_share=0)))
+    (gap,) = gaps_of(analyse_arms(two_arms(0.97), Options(num_bootstrap=20, held_out_share=0)))
     assert (gap.baseline, gap.other) == ("supervised", "supervised + MIM")
     assert (gap.low > 0).all()
     best = optimal_params(gap.compute[-1])
@@ -251,7 +251,7 @@ def test_the_gap_between_arms_has_its_sign_and_its_interval():
 
 
 def test_equal_arms_have_a_gap_about_zero():
-    (gap,) = gaps_of(analyse_arms(two_arms(1.0), Options(num_bootstrap=30, dear_share=0)))
+    (gap,) = gaps_of(analyse_arms(two_arms(1.0), Options(num_bootstrap=30, held_out_share=0)))
     middle = len(gap.gap) // 2
     assert gap.low[middle] < 0 < gap.high[middle]
 

@@ -34,7 +34,7 @@ def test_fit_prints_parameters_sizes_and_what_a_budget_buys(table, capsys):
     assert "parametric, E + A N^-alpha + B D^-beta" in out
     assert re.search(r"alpha +0\.3\d+ +\[0\.\d+, 0\.\d+\]", out)
     assert "approach 3  a 0.5" in out
-    assert "1e+21 FLOPs (16.7 x the dearest): " in out
+    assert "1e+21 FLOPs (16.7x the most expensive run): " in out
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(table, capsys):

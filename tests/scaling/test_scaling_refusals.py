@@ -15,7 +15,7 @@ from supmim_scale.scaling.points import make_points
 
 def refusal(law, points):
     with pytest.raises(UserError) as caught:
-        analyse(points, Options(law, num_bootstrap=0, dear_share=0))
+        analyse(points, Options(law, num_bootstrap=0, held_out_share=0))
     return str(caught.value)
 
 

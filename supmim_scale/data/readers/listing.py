@@ -100,7 +100,7 @@ def _read(source: Path, columns: list[str]) -> pa.Table:
         return table.select(columns)
     except (pa.ArrowException, OSError) as error:
         what = " ".join(str(error).split())
-        raise UserError(str(source), what, "a CSV or Parquet list", "mend the file") from None
+        raise UserError(str(source), what, "a CSV or Parquet list", "fix the file") from None
 
 
 def require_columns(source: Path, found: list[str], wanted: list[str]) -> None:
