@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from conftest import ROOT
 
 from supmim_scale.engine.ds_config import complete_ds_config, load_ds_config
 from supmim_scale.errors import UserError
@@ -64,3 +66,10 @@ def test_a_cpu_start_compiles_nothing():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert complete("zero3_offload")["zero_force_ds_cpu_optimizer"] is False
+
+
+def test_deepspeed_is_of_the_minor_version_whose_optimizers_are_read():
+    """Tested with 0.19.8. `engine/zero.py` reads masters where 0.19 keeps them; setup.cfg
+    admits no other, and another is admitted when tests/engine pass with it."""
+    assert metadata.version("deepspeed").split(".")[:2] == ["0", "19"]
+    assert "deepspeed >= 0.19.8, < 0.20" in (ROOT / "setup.cfg").read_text()

@@ -37,7 +37,7 @@ def test_four_tasks_on_two_nodes_learn_what_one_process_learns(jobs, tmp_path):
 def test_what_cannot_work_is_one_line_in_the_log_in_the_first_seconds(jobs, tmp_path):
     """Submitted together, for they wait for nothing but Python."""
     cases = {
-        "recipe": ({"words": ["model.widht=3"]}, ["command line: model.widht", "did you mean width"]),
+        "recipe": ({"words": ["model.widht=3"]}, ["model.widht: found an unknown", "mean width"]),
         "data": ({"words": ["input.root=/nowhere"]}, ["input.root", "/nowhere"]),
         "read_only": ({"words": ["log.run_dir=/proc/run"]}, ["log.run_dir", "/proc/run"]),
         "one_each": ({"options": ["--gpus-per-task=1"], "words": ["engine.device=auto"]},
