@@ -24,21 +24,41 @@ from supmim_scale.data.synth import SynthSpec, write_synthetic
 pytest_plugins = ["slurm_fixture", "eval_fixture"]
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
-    "model.width=32", "model.depth=2", "model.heads=2", "mim.codebook_size=16",
-    "mim.codebook_images=16", "optim.global_batch=8", "optim.steps=4", "optim.warmup_steps=1",
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "mim.codebook_size=16",
+    "mim.codebook_images=16",
+    "optim.global_batch=8",
+    "optim.steps=4",
+    "optim.warmup_steps=1",
     "log.every=2",
-]  # fmt: skip
+]
 AUGMENTED = [
-    "augment.kind=three_augment", "augment.color_jitter=0.3", "augment.erase_prob=0.25",
-    "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0",
-]  # fmt: skip
+    "augment.kind=three_augment",
+    "augment.color_jitter=0.3",
+    "augment.erase_prob=0.25",
+    "augment.mixup_alpha=0.8",
+    "augment.cutmix_alpha=1.0",
+]
 
 
 # Files that take longest, begun first so that no worker is left alone with one.
-LONGEST = ("slurm/test_preemption", "engine/test_zero", "test_resume", "slurm/test_failures",
-           "studies/test_study_end_to_end", "slurm/test_study", "slurm/test_launch",
-           "evaluate/test_eval_commands", "test_end_to_end", "export/test_parity_of_sizes",
-           "data/test_tools", "test_checkpoints", "test_scripts")  # fmt: skip
+LONGEST = (
+    "slurm/test_preemption",
+    "engine/test_zero",
+    "test_resume",
+    "slurm/test_failures",
+    "studies/test_study_end_to_end",
+    "slurm/test_study",
+    "slurm/test_launch",
+    "evaluate/test_eval_commands",
+    "test_end_to_end",
+    "export/test_parity_of_sizes",
+    "data/test_tools",
+    "test_checkpoints",
+    "test_scripts",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -85,16 +105,24 @@ def shards(tmp_path_factory):
 
 def command(*arguments, check=True, timeout=240, **environment):
     """What `python -m supmim_scale ...` does, in a process forked for it."""
-    return forked.run(["-m", "supmim_scale", *arguments], check=check, timeout=timeout,
-                      env={**os.environ, **environment})  # fmt: skip
+    return forked.run(
+        ["-m", "supmim_scale", *arguments],
+        check=check,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
 
 
 def command_of_its_own(*arguments, timeout=240):
     """Run `python -m supmim_scale ...` as a user does: a new interpreter, and one a rank."""
     return subprocess.run(
-        [sys.executable, "-m", "supmim_scale", *forked.once(arguments)], capture_output=True,
-        text=True, check=True, cwd=ROOT, timeout=timeout,
-    )  # fmt: skip
+        [sys.executable, "-m", "supmim_scale", *forked.once(arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=timeout,
+    )
 
 
 def run_ranks(script, *arguments, ranks=2, timeout=400):

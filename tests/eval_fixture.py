@@ -33,8 +33,11 @@ def write_set(root, layout, count=6):
     """Images with a red and a blue half on green, whose masks say so; a border is unlabelled."""
     first, ignored = (1, 0) if layout == "ade" else (0, 255)
     for split, part in (("train", "training"), ("val", "validation")):
-        images, masks = ((root / "images" / part, root / "annotations" / part) if layout == "ade"
-                         else (root / "JPEGImages", root / "SegmentationClass"))  # fmt: skip
+        images, masks = (
+            (root / "images" / part, root / "annotations" / part)
+            if layout == "ade"
+            else (root / "JPEGImages", root / "SegmentationClass")
+        )
         names = [f"{split}{i}" for i in range(count)]
         for folder in (images, masks):
             folder.mkdir(parents=True, exist_ok=True)

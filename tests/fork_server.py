@@ -30,11 +30,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAZY = (  # what is imported within functions, by the package, DeepSpeed, Arrow and DALI
-    "deepspeed.module_inject.auto_ep_config", "deepspeed.module_inject.auto_ep_layer",
-    "deepspeed.runtime.superoffload.superoffload_stage3", "matplotlib.pyplot",
-    "deepspeed.runtime.zero.muon.muon_optimizer", "nvidia.dali._debug_mode", "sklearn.cluster",
-    "torch._inductor.compile_fx", "torchmetrics",
-)  # fmt: skip
+    "deepspeed.module_inject.auto_ep_config",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+    "matplotlib.pyplot",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "nvidia.dali._debug_mode",
+    "sklearn.cluster",
+    "torch._inductor.compile_fx",
+    "torchmetrics",
+)
 PR_SET_PDEATHSIG = 1
 
 

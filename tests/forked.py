@@ -37,9 +37,12 @@ class ForkServer:
             listener.bind("\0" + name)
             listener.listen(64)
             self.process = subprocess.Popen(
-                [sys.executable, ROOT / "tests/fork_server.py"], stdin=theirs, stdout=listener,
-                cwd=ROOT, env={**os.environ, **THREADS},
-            )  # fmt: skip
+                [sys.executable, ROOT / "tests/fork_server.py"],
+                stdin=theirs,
+                stdout=listener,
+                cwd=ROOT,
+                env={**os.environ, **THREADS},
+            )
         os.environ[ADDRESS] = name
 
     def owns(self, folder):
@@ -57,8 +60,11 @@ def once(words):
     """The words of a command; of a recipe's key that is set again only the last value."""
     words = [str(word) for word in words]
     last = {word.partition("=")[0]: place for place, word in enumerate(words) if KEY.match(word)}
-    return [word for place, word in enumerate(words)
-            if not KEY.match(word) or last[word.partition("=")[0]] == place]  # fmt: skip
+    return [
+        word
+        for place, word in enumerate(words)
+        if not KEY.match(word) or last[word.partition("=")[0]] == place
+    ]
 
 
 def start(words, *, env=None, **options):
@@ -68,9 +74,13 @@ def start(words, *, env=None, **options):
     if not GPU.exists():
         return Forked(words, env=env, **options)
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], env=env, text=True, start_new_session=True,
-        preexec_fn=partial(die_with_parent, os.getpid()), **{"cwd": ROOT} | options,
-    )  # fmt: skip
+        [sys.executable, *map(str, words)],
+        env=env,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+        **{"cwd": ROOT} | options,
+    )
 
 
 class Forked:
@@ -79,15 +89,20 @@ class Forked:
     `group`: the process group to join; None makes one of its own.
     """
 
-    def __init__(self, words, *, stdin=None, stdout=None, stderr=None, cwd=ROOT, env=None,
-                 group=None):  # fmt: skip
+    def __init__(
+        self, words, *, stdin=None, stdout=None, stderr=None, cwd=ROOT, env=None, group=None
+    ):
         self.args, self.returncode = [str(word) for word in words], None
         self.stdin, stdin = (None, stdin) if stdin != PIPE else _pipe("w")
         self.stdout, stdout = (None, stdout) if stdout != PIPE else _pipe("r")
         self.stderr, stderr = (None, stderr) if stderr != PIPE else _pipe("r")
         given = [_number(one, place) for place, one in enumerate((stdin, stdout, stderr))]
-        request = {"words": self.args, "cwd": str(cwd), "group": group,
-                   "env": dict(os.environ if env is None else env)}  # fmt: skip
+        request = {
+            "words": self.args,
+            "cwd": str(cwd),
+            "group": group,
+            "env": dict(os.environ if env is None else env),
+        }
         self._server = _socket()
         self._server.connect("\0" + os.environ[ADDRESS])
         socket.send_fds(self._server, [json.dumps(request).encode()], given)
@@ -122,8 +137,11 @@ class Forked:
         def read(place, file):
             texts[place] = file.read()
 
-        files = [(place, file) for place, file in enumerate((self.stdout, self.stderr))
-                 if file is not None and not file.closed]  # fmt: skip
+        files = [
+            (place, file)
+            for place, file in enumerate((self.stdout, self.stderr))
+            if file is not None and not file.closed
+        ]
         readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in files]
         for reader in readers:
             reader.start()
@@ -175,15 +193,23 @@ def run(words, *, check=False, timeout=None, **options):
 def run_ranks(words, ranks, *, timeout):
     """Every rank's WORDS with the five variables of a launcher; one that fails ends the others.
     The code of the first that failed, and what all of them wrote."""
-    shared = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(_free_port())}  # fmt: skip
+    shared = {
+        **os.environ,
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
     deadline = time.monotonic() + timeout
     with _memory() as out, _memory() as err:
         running = [
-            start(words, stdout=out, stderr=err,
-                  env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            start(
+                words,
+                stdout=out,
+                stderr=err,
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
             for rank in range(ranks)
-        ]  # fmt: skip
+        ]
         try:
             while None in (codes := [rank.poll() for rank in running]) and not any(codes):
                 if time.monotonic() > deadline:

@@ -57,8 +57,14 @@ def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever asked closes the input
     for line in sys.stdin:
         words, environment = json.loads(line)
-        done = subprocess.run(words, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+        done = subprocess.run(
+            words,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         print(json.dumps([done.returncode, done.stdout + done.stderr]), flush=True)
         reap()
     end_all(sys.argv[1])

@@ -10,8 +10,12 @@ import forked
 
 def test_everything_is_started_and_nothing_is_stopped(slurm, tmp_path):
     command = forked.start(["-c", "import time; time.sleep(600)"])
-    slurm.command("sbatch", f"--output={tmp_path}/job.log", "--wrap=touch begun; exec sleep 600",
-                  f"--chdir={tmp_path}")  # fmt: skip
+    slurm.command(
+        "sbatch",
+        f"--output={tmp_path}/job.log",
+        "--wrap=touch begun; exec sleep 600",
+        f"--chdir={tmp_path}",
+    )
     while not (tmp_path / "begun").exists():
         time.sleep(0.1)
     told = Path(os.environ["SUPMIM_TOLD"])

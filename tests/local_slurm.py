@@ -22,8 +22,16 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 MEMORY_MIB = 64_000  # that each node advertises
 UP_S, STOP_S = 30, 30
 REQUEUE_DELAY_S = 5  # below 5 Slurm takes 120
-_STAND_INS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty",
-              "/dev/ptmx", "/dev/console")  # fmt: skip
+_STAND_INS = (
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/console",
+)
 
 
 def find(daemon):
@@ -49,9 +57,12 @@ class LocalSlurm:
         self.environ = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._ports = free_ports(nodes + 1)
         self._keeper = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("keeper.py"), folder], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, Path(__file__).with_name("keeper.py"), folder],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def start(self):
         self._write_configuration()
@@ -75,9 +86,13 @@ class LocalSlurm:
 
     def command(self, *words, check=True, **environment):
         done = subprocess.run(
-            [str(word) for word in words], env={**self.environ, **environment}, check=False,
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            [str(word) for word in words],
+            env={**self.environ, **environment},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert not check or done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
         return done
 
@@ -103,10 +118,15 @@ class LocalSlurm:
         (self.folder / "munge").chmod(0o755)
         forced = ["--force"] if os.getuid() == 0 else []  # munged does not like to be root
         self._daemon(
-            "munged", *forced, f"--key-file={key}", f"--socket={self.folder}/munge/socket",
-            f"--pid-file={self.folder}/run/munged.pid", f"--log-file={self.folder}/log/munged",
-            f"--seed-file={self.folder}/munge/seed", pid="munged",
-        )  # fmt: skip
+            "munged",
+            *forced,
+            f"--key-file={key}",
+            f"--socket={self.folder}/munge/socket",
+            f"--pid-file={self.folder}/run/munged.pid",
+            f"--log-file={self.folder}/log/munged",
+            f"--seed-file={self.folder}/munge/seed",
+            pid="munged",
+        )
 
     def wait_for_nodes(self):
         def idle():
@@ -119,26 +139,48 @@ class LocalSlurm:
         user, host = pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().partition(".")[0]
         here, nodes = self.folder, ",".join(self.nodes)
         lines = [
-            "ClusterName=local", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmUser={user}",
-            f"SlurmdUser={user}", "AuthType=auth/munge", "CredType=cred/munge",
+            "ClusterName=local",
+            f"SlurmctldHost={host}(127.0.0.1)",
+            f"SlurmUser={user}",
+            f"SlurmdUser={user}",
+            "AuthType=auth/munge",
+            "CredType=cred/munge",
             f"AuthInfo=socket={here}/munge/socket,cred_expire={REQUEUE_DELAY_S}",
-            f"SlurmctldPort={self._ports[0]}", f"StateSaveLocation={here}/state",
-            f"SlurmdSpoolDir={here}/spool/%n", f"SlurmctldPidFile={here}/run/slurmctld.pid",
-            f"SlurmdPidFile={here}/run/slurmd-%n.pid", f"SlurmctldLogFile={here}/log/slurmctld",
+            f"SlurmctldPort={self._ports[0]}",
+            f"StateSaveLocation={here}/state",
+            f"SlurmdSpoolDir={here}/spool/%n",
+            f"SlurmctldPidFile={here}/run/slurmctld.pid",
+            f"SlurmdPidFile={here}/run/slurmd-%n.pid",
+            f"SlurmctldLogFile={here}/log/slurmctld",
             f"SlurmdLogFile={here}/log/slurmd-%n",
             # No cgroups, no systemd, no binding to cores.
-            "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
-            "JobAcctGatherType=jobacct_gather/none", "SwitchType=switch/none", "MpiDefault=none",
+            "ProctrackType=proctrack/linuxproc",
+            "TaskPlugin=task/none",
+            "JobAcctGatherType=jobacct_gather/none",
+            "SwitchType=switch/none",
+            "MpiDefault=none",
             "SchedulerType=sched/backfill",
             "SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0",
-            "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
-            "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "GresTypes=gpu",
-            "JobRequeue=1", "ReturnToService=2", "MailProg=/bin/true",
+            "SelectType=select/cons_tres",
+            "SelectTypeParameters=CR_Core_Memory",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            "GresTypes=gpu",
+            "JobRequeue=1",
+            "ReturnToService=2",
+            "MailProg=/bin/true",
             "SlurmdParameters=config_overrides",  # a small host may advertise large nodes
-            "SlurmctldTimeout=10", "SlurmdTimeout=10", "KillWait=20", "MinJobAge=3600",
-            "InactiveLimit=0", "EnforcePartLimits=ALL", "Waittime=0", "OverTimeLimit=0",
-            "AccountingStorageType=accounting_storage/none", "JobCompType=jobcomp/none",
-        ]  # fmt: skip
+            "SlurmctldTimeout=10",
+            "SlurmdTimeout=10",
+            "KillWait=20",
+            "MinJobAge=3600",
+            "InactiveLimit=0",
+            "EnforcePartLimits=ALL",
+            "Waittime=0",
+            "OverTimeLimit=0",
+            "AccountingStorageType=accounting_storage/none",
+            "JobCompType=jobcomp/none",
+        ]
         lines += [
             f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={self._cpus} Boards=1 "
             f"SocketsPerBoard=1 CoresPerSocket={self._cpus} ThreadsPerCore=1 "

@@ -15,8 +15,13 @@ from supmim_scale.cli.main import main
 from supmim_scale.training.loop import loop, train
 from supmim_scale.training.meters import StepClock
 
-READINGS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.nonzero", "aten.masked_select",
-            "aten.equal")  # fmt: skip
+READINGS = (
+    "aten._local_scalar_dense",
+    "aten.is_nonzero",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.equal",
+)
 
 
 class Readings(TorchDispatchMode):

@@ -49,29 +49,57 @@ class Jobs:
         self.slurm, self.folder, self.shards = slurm, folder, shards
         self.runs = folder / "runs"
         self.environment = {
-            "SUPMIM_HOME": str(ROOT), "SUPMIM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+            "SUPMIM_HOME": str(ROOT),
+            "SUPMIM_PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
             "SUPMIM_RUNS": str(self.runs),
-        }  # fmt: skip
+        }
         # Words after a template's name: a smoke run on the CPU, without clustering first.
         small = [word for word in SMALL if not word.startswith("log.every")]
-        self.smoke = ["smoke", *small, f"input.root={shards}", "engine.device=cpu", "log.every=1",
-                      PIXELS]  # fmt: skip
+        self.smoke = [
+            "smoke",
+            *small,
+            f"input.root={shards}",
+            "engine.device=cpu",
+            "log.every=1",
+            PIXELS,
+        ]
 
     def sbatch(self, *words, check=True, **environment):
         done = self.slurm.command(
-            "sbatch", "--parsable", f"--output={self.folder}/%x_%A.log", *once(words), check=check,
-            **self.environment, **environment,
-        )  # fmt: skip
+            "sbatch",
+            "--parsable",
+            f"--output={self.folder}/%x_%A.log",
+            *once(words),
+            check=check,
+            **self.environment,
+            **environment,
+        )
         return done.stdout.strip() if check else done
 
-    def train(self, *words, nodes=1, tasks=2, options=(), script="slurm/vitl_in21k.sh", run="run",
-              **environment):  # fmt: skip
+    def train(
+        self,
+        *words,
+        nodes=1,
+        tasks=2,
+        options=(),
+        script="slurm/vitl_in21k.sh",
+        run="run",
+        **environment,
+    ):
         """Submit a template with overrides; returns the job's id."""
         return self.sbatch(
-            f"--nodes={nodes}", f"--ntasks-per-node={tasks}", f"--gpus-per-node={tasks}",
-            "--cpus-per-task=3", *options, str(ROOT / script), *self.smoke,
-            f"log.run_dir={self.runs / run}", *words, **environment,
-        )  # fmt: skip
+            f"--nodes={nodes}",
+            f"--ntasks-per-node={tasks}",
+            f"--gpus-per-node={tasks}",
+            "--cpus-per-task=3",
+            *options,
+            str(ROOT / script),
+            *self.smoke,
+            f"log.run_dir={self.runs / run}",
+            *words,
+            **environment,
+        )
 
     def facts(self, job):
         """What scontrol says of a job."""

@@ -75,11 +75,13 @@ class Trained:
     def found(self):
         """Collective: what is compared."""
         return {
-            "losses": self.losses, "norms": self.norms, "applied": self.applied,
+            "losses": self.losses,
+            "norms": self.norms,
+            "applied": self.applied,
             "counters": asdict(self.engine.counters()),
             "weights": sums(self.engine.named_weights(ema=False)),
             "ema": sums(self.engine.named_weights(ema=True)),
-        }  # fmt: skip
+        }
 
 
 def handed_on(given, world, stage, precision):

@@ -12,10 +12,16 @@ from supmim_scale.launch.world import World
 
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), launcher="none")
 JOB = {
-    "model": "vit_ti16,depth=2,width=64,heads=2", "layout": "clean_and_masked", "stage": None,
-    "policy": "none", "precision": "fp32", "micro_batch": 2, "ranks": 1, "image_size": 32,
+    "model": "vit_ti16,depth=2,width=64,heads=2",
+    "layout": "clean_and_masked",
+    "stage": None,
+    "policy": "none",
+    "precision": "fp32",
+    "micro_batch": 2,
+    "ranks": 1,
+    "image_size": 32,
     "overrides": [],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -37,9 +43,12 @@ def losses(step, count=3):
 
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [("by_hand", "clean_and_masked"), ("two_forwards", "clean_and_masked_tokens"),
-     ("timm", "classification")],
-)  # fmt: skip
+    [
+        ("by_hand", "clean_and_masked"),
+        ("two_forwards", "clean_and_masked_tokens"),
+        ("timm", "classification"),
+    ],
+)
 def test_a_step_written_by_hand_learns_what_ours_does(name, layout):
     from benchmarks.speed.baselines import BASELINES, baseline_step
     from benchmarks.speed.steps import our_step, recipe_of
@@ -104,9 +113,13 @@ def test_the_interval_of_a_median_holds_as_much_as_it_says():
 
 @pytest.mark.parametrize(
     ("kind", "bound", "word"),
-    [("time", 1.05, "PASS"), ("time", 0.95, "FAIL"), ("speed", 1.05, "FAIL"),
-     ("speed", 0.9, "PASS")],
-)  # fmt: skip
+    [
+        ("time", 1.05, "PASS"),
+        ("time", 0.95, "FAIL"),
+        ("speed", 1.05, "FAIL"),
+        ("speed", 0.9, "PASS"),
+    ],
+)
 def test_a_ratio_is_held_against_its_bound(kind, bound, word):
     from benchmarks.speed.paired import verdict
 
@@ -154,8 +167,10 @@ def test_rows_vary_in_what_must_not_change_the_result():
     from benchmarks.speed.steps import require_varied
 
     found = require_varied(["engine.checkpoint_every_k=2,3", "input.threads=1"])
-    assert found == [["engine.checkpoint_every_k=2", "input.threads=1"],
-                     ["engine.checkpoint_every_k=3", "input.threads=1"]]  # fmt: skip
+    assert found == [
+        ["engine.checkpoint_every_k=2", "input.threads=1"],
+        ["engine.checkpoint_every_k=3", "input.threads=1"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,16 @@ import json
 from conftest import SMALL, assert_refused, command
 
 RECIPE = [
-    "train", "smoke", *SMALL, "engine.kind=plain", "optim.schedule=rsqrt",
-    "optim.cooldown_steps=3", "log.every=1", "checkpoint.every=2", "checkpoint.keep_last=1",
-]  # fmt: skip
+    "train",
+    "smoke",
+    *SMALL,
+    "engine.kind=plain",
+    "optim.schedule=rsqrt",
+    "optim.cooldown_steps=3",
+    "log.every=1",
+    "checkpoint.every=2",
+    "checkpoint.keep_last=1",
+]
 
 
 def curve(run_dir):
@@ -27,8 +34,9 @@ def test_it_is_the_run_that_it_would_have_been_bit_for_bit(shards, tmp_path):
     assert curve(long) == curve(whole)[5:]
     assert curve(short)[:5] == curve(whole)[:5]
     # A second start goes on from its own checkpoint, not from the parent's.
-    done = command(*recipe, "optim.steps=12", f"log.run_dir={long}", "--branch-from", short,
-                   check=False)  # fmt: skip
+    done = command(
+        *recipe, "optim.steps=12", f"log.run_dir={long}", "--branch-from", short, check=False
+    )
     assert_refused(done, "all 12 steps done")
 
 
@@ -36,8 +44,14 @@ def test_what_cannot_be_branched_off_is_one_line(shards, tmp_path):
     recipe = [*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run"]
     done = command(*recipe, "--branch-from", tmp_path / "none", check=False)
     assert_refused(done, "--branch-from", "a run's folder")
-    done = command(*recipe, "optim.schedule=cosine", "optim.cooldown_steps=0", "--branch-from",
-                   tmp_path / "none", check=False)  # fmt: skip
+    done = command(
+        *recipe,
+        "optim.schedule=cosine",
+        "optim.cooldown_steps=0",
+        "--branch-from",
+        tmp_path / "none",
+        check=False,
+    )
     assert_refused(done, "--branch-from", "optim.schedule=cosine", "wsd or rsqrt")
     (tmp_path / "parent").mkdir()
     facts = {"recipe": {"optim": {"steps": 80, "cooldown_steps": 3}}}
@@ -48,6 +62,7 @@ def test_what_cannot_be_branched_off_is_one_line(shards, tmp_path):
     (tmp_path / "parent/run.json").write_text(json.dumps(facts))
     done = command(*recipe, "optim.steps=12", "--branch-from", tmp_path / "parent", check=False)
     assert_refused(done, "no ", "step-00000005", "checkpoint.before_cooldown=true")
-    done = command(*recipe, "optim.cooldown_steps=0", "checkpoint.before_cooldown=true",
-                   check=False)  # fmt: skip
+    done = command(
+        *recipe, "optim.cooldown_steps=0", "checkpoint.before_cooldown=true", check=False
+    )
     assert_refused(done, "checkpoint.before_cooldown", "optim.cooldown_steps above 0")

@@ -93,10 +93,7 @@ def damages():
         )
         yield (
             f"a folder {name}",
-            lambda path, name=name: (
-                (path / name).unlink(),
-                (path / name).mkdir(),
-            ),
+            lambda path, name=name: ((path / name).unlink(), (path / name).mkdir()),
         )
     yield "empty folder", lambda path: (shutil.rmtree(path), path.mkdir())
     yield "another step's name", lambda path: path.rename(path.with_name("step-00000030"))

@@ -235,9 +235,15 @@ def test_a_replacement_belongs_to_the_seed_the_epoch_and_the_sample(alike):
     def shown(seed):
         order, policy = SampleOrder(alike.sizes, seed=7, lanes=1), SkipRule(True, 1.0)
         batches = training_batches(
-            alike, order, PLAIN, Share(len(IDS)), seed=seed, device=CPU,
-            quarantine=Quarantine(policy, len(alike)), known_bad=range(5),
-        )  # fmt: skip
+            alike,
+            order,
+            PLAIN,
+            Share(len(IDS)),
+            seed=seed,
+            device=CPU,
+            quarantine=Quarantine(policy, len(alike)),
+            known_bad=range(5),
+        )
         found = np.empty((6, len(IDS)), dtype=np.int64)
         for epoch in range(6):
             _, wanted = order.at(epoch * len(IDS), len(IDS))
@@ -263,15 +269,17 @@ def test_a_crop_of_segmentation_belongs_to_the_step_and_its_place(tmp_path):
 
 
 OF_A_SEED = {
-    "weights": lambda seed: recipe_model(
-        load_config("smoke", [f"seed={seed}", "model.width=32", "model.heads=2"]), 16
-    ).encoder.head.weight.detach().numpy(),
+    "weights": lambda seed: (
+        recipe_model(load_config("smoke", [f"seed={seed}", "model.width=32", "model.heads=2"]), 16)
+        .encoder.head.weight.detach()
+        .numpy()
+    ),
     "codebook": lambda seed: fit_codebook(
         torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 8, 8, seed
     ).centres_PV.numpy(),
     "few-shot": lambda seed: draw_shots(features_of(60, seed=0).labels_NL, 5, seed),
     "drop path": lambda seed: np.array(randomness.torch_seed(seed, 1, 2, 3)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("draw", OF_A_SEED.values(), ids=OF_A_SEED)
@@ -309,9 +317,18 @@ def test_synthetic_images_belong_to_the_seed_the_split_and_their_number(tmp_path
 
 def test_streams_of_one_seed_are_apart():
     names = [
-        "CROP", "FLIP", "MASK", "ORDER", "FORWARD", "REPLACE", "POLICY", "BLUR", "JITTER",
-        "ERASE", "MIX",
-    ]  # fmt: skip
+        "CROP",
+        "FLIP",
+        "MASK",
+        "ORDER",
+        "FORWARD",
+        "REPLACE",
+        "POLICY",
+        "BLUR",
+        "JITTER",
+        "ERASE",
+        "MIX",
+    ]
     streams = [getattr(randomness, name) for name in names]
     found = {randomness.bits(stream, 0, 0, 0).item() for stream in streams}
     assert len(found) == len(streams)

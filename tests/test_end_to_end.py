@@ -44,9 +44,16 @@ def run_dir(shards, tmp_path_factory):
     """A short ZeRO-3 run on two ranks with recomputation, started as a user does."""
     folder = tmp_path_factory.mktemp("runs") / "zero3"
     command_of_its_own(
-        "train", "smoke", "--ranks", 2, *SMALL, *AUGMENTED, f"input.root={shards}",
-        f"log.run_dir={folder}", "log.eval_every=2",
-    )  # fmt: skip
+        "train",
+        "smoke",
+        "--ranks",
+        2,
+        *SMALL,
+        *AUGMENTED,
+        f"input.root={shards}",
+        f"log.run_dir={folder}",
+        "log.eval_every=2",
+    )
     return folder
 
 
@@ -57,8 +64,16 @@ def rows(folder, kind):
 
 def test_a_run_leaves_what_is_promised(run_dir):
     names = {path.name for path in run_dir.iterdir()}
-    assert names >= {"recipe.yaml", "ds_config.json", "run.json", "log.jsonl", "tensorboard",
-                     "codebook.safetensors", "reconstruction.png", "weights"}  # fmt: skip
+    assert names >= {
+        "recipe.yaml",
+        "ds_config.json",
+        "run.json",
+        "log.jsonl",
+        "tensorboard",
+        "codebook.safetensors",
+        "reconstruction.png",
+        "weights",
+    }
     facts = json.loads((run_dir / "run.json").read_text())
     assert facts["versions"]["torch"] == torch.__version__
     assert len(facts["digest"]) == 12
@@ -79,9 +94,20 @@ def test_a_log_step_has_every_figure(run_dir):
     training = rows(run_dir, "train")
     assert [row["steps_done"] for row in training] == [2, 4]
     assert training[0].keys() >= {
-        "loss", "class_loss", "mim_loss", "top1", "lr", "grad_norm", "images_per_s", "data_wait",
-        "peak_memory_bytes", "eta_s", "skipped_steps", "step_time_s", "bad_samples",
-    }  # fmt: skip
+        "loss",
+        "class_loss",
+        "mim_loss",
+        "top1",
+        "lr",
+        "grad_norm",
+        "images_per_s",
+        "data_wait",
+        "peak_memory_bytes",
+        "eta_s",
+        "skipped_steps",
+        "step_time_s",
+        "bad_samples",
+    }
     for row in training:
         assert row["loss"] == pytest.approx(row["class_loss"] + row["mim_loss"], rel=1e-5)
     assert [row["images"] for row in rows(run_dir, "eval")] == [33, 33]
@@ -100,9 +126,16 @@ def test_tensorboard_has_the_curves_and_the_picture(run_dir):
 
 def test_sharded_training_of_real_jpegs_equals_plain_pytorch(run_dir, shards, tmp_path):
     """Order, crops, augmentation, mixing, masks and codebook are the same on one rank and two."""
-    command("train", "smoke", *SMALL, *AUGMENTED, f"input.root={shards}",
-            f"log.run_dir={tmp_path}/plain", "engine.kind=plain",
-            "engine.activation_checkpointing=none")  # fmt: skip
+    command(
+        "train",
+        "smoke",
+        *SMALL,
+        *AUGMENTED,
+        f"input.root={shards}",
+        f"log.run_dir={tmp_path}/plain",
+        "engine.kind=plain",
+        "engine.activation_checkpointing=none",
+    )
     sharded, plain = rows(run_dir, "train"), rows(tmp_path / "plain", "train")
     for a, b in zip(sharded, plain, strict=True):
         for name in ("loss", "class_loss", "mim_loss", "grad_norm"):
@@ -117,10 +150,23 @@ def test_eval_counts_every_image_once_on_one_and_three_ranks(run_dir, shards):
     assert alone["weights"] == "ema"
     assert alone["top1"] == rows(run_dir, "eval")[-1]["top1"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
-         "-m", "supmim_scale", "eval", run_dir, root],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=3",
+            "-m",
+            "supmim_scale",
+            "eval",
+            run_dir,
+            root,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
     assert json.loads(line) == alone
 
@@ -131,10 +177,17 @@ def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path)
     images = torch.randn(3, 3, 48, 48)
     torch.save(images, tmp_path / "images.pt")
     subprocess.run(
-        [sys.executable, "-c", PLAIN_TIMM, tmp_path / "export", tmp_path / "images.pt",
-         tmp_path / "logits.pt"],
-        check=True, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            PLAIN_TIMM,
+            tmp_path / "export",
+            tmp_path / "images.pt",
+            tmp_path / "logits.pt",
+        ],
+        check=True,
+        cwd=tmp_path,
+    )
     encoder = recipe_encoder(load_config(str(run_dir / "recipe.yaml"))).eval()
     load_encoder(encoder, last_weights(run_dir))
     with torch.no_grad():
@@ -143,13 +196,29 @@ def test_plain_timm_opens_an_export_and_gives_the_same_logits(run_dir, tmp_path)
 
 def test_deepspeeds_launcher_starts_a_run(run_dir, shards, tmp_path):
     done = subprocess.run(
-        [Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2", "--module",
-         "supmim_scale", "train", "smoke", *SMALL, *AUGMENTED, f"input.root={shards}",
-         f"log.run_dir={tmp_path}/run"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-             "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu"},
-    )  # fmt: skip
+        [
+            Path(sys.executable).parent / "deepspeed",
+            "--num_accelerators",
+            "2",
+            "--module",
+            "supmim_scale",
+            "train",
+            "smoke",
+            *SMALL,
+            *AUGMENTED,
+            f"input.root={shards}",
+            f"log.run_dir={tmp_path}/run",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",
+        },
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert rows(tmp_path / "run", "train")[-1]["loss"] == rows(run_dir, "train")[-1]["loss"]
 
@@ -159,13 +228,18 @@ def test_a_vqgan_gives_the_targets_and_the_pictures(shards, tmp_path):
 
     torch.manual_seed(0)  # of its weights: some draws use few of the codes, and are learnt at once
     VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32, vq_embed_dim=4,
-        latent_channels=4, norm_num_groups=4,
-    ).save_pretrained(tmp_path / "vqgan", safe_serialization=True)  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        num_vq_embeddings=32,
+        vq_embed_dim=4,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path / "vqgan", safe_serialization=True)
     options = ["mim.target=vqgan", f"mim.vqgan={tmp_path}/vqgan", "engine.kind=plain"]
-    command("train", "smoke", *SMALL, *options, f"input.root={shards}",
-            f"log.run_dir={tmp_path}/run")  # fmt: skip
+    command(
+        "train", "smoke", *SMALL, *options, f"input.root={shards}", f"log.run_dir={tmp_path}/run"
+    )
     assert rows(tmp_path / "run", "train")[0]["mim_loss"] == pytest.approx(math.log(32), rel=0.1)
     assert (tmp_path / "run/reconstruction.png").exists()
     done = command("check", "smoke", "mim.target=vqgan", "mim.vqgan=nowhere", check=False)
@@ -177,13 +251,22 @@ def test_multi_label_shards_train_with_the_sigmoid_loss(tmp_path, shards):
     train = open_dataset(shards, "train", SampleLayout())
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
-        samples = ((f"{i}", train.read(i).tobytes(), "jpg", f"{i % 5} {i % 7 + 5}")
-                   for i in range(16))  # fmt: skip
+        samples = (
+            (f"{i}", train.read(i).tobytes(), "jpg", f"{i % 5} {i % 7 + 5}") for i in range(16)
+        )
         write_shard(tmp_path / split / "x.tar", samples)
     root = f"input.root={tmp_path}"
     assert_refused(command("check", "smoke", root, check=False), "loss.kind=sigmoid")
-    command("train", "smoke", *SMALL, root, "loss.kind=sigmoid", "engine.kind=plain",
-            "mim.target=pixel", f"log.run_dir={tmp_path}/run")  # fmt: skip
+    command(
+        "train",
+        "smoke",
+        *SMALL,
+        root,
+        "loss.kind=sigmoid",
+        "engine.kind=plain",
+        "mim.target=pixel",
+        f"log.run_dir={tmp_path}/run",
+    )
     # 16 sigmoids at the prior 1/16, two labels: -2 log(1/16) - 14 log(15/16)
     first = rows(tmp_path / "run", "train")[0]["class_loss"]
     assert first == pytest.approx(2 * math.log(16) + 14 * math.log(16 / 15), rel=0.1)
@@ -200,8 +283,16 @@ def test_tfrecords_with_several_labels_train(tmp_path, shards):
             image, labels = train.read(i).tobytes(), [*range(i % 3), 5]
             writer.write({"image/encoded": (image, "byte"), "image/class/label": (labels, "int")})
         writer.close()
-    command("train", "smoke", *SMALL, f"input.root={tmp_path}", "data.reader=tfrecord",
-            "loss.kind=sigmoid", "engine.kind=plain", f"log.run_dir={tmp_path}/run")  # fmt: skip
+    command(
+        "train",
+        "smoke",
+        *SMALL,
+        f"input.root={tmp_path}",
+        "data.reader=tfrecord",
+        "loss.kind=sigmoid",
+        "engine.kind=plain",
+        f"log.run_dir={tmp_path}/run",
+    )
     assert rows(tmp_path / "run", "eval")[-1]["images"] == 16
 
 
@@ -213,8 +304,16 @@ def test_a_set_without_labels_trains_masked_image_modelling_alone(tmp_path, shar
         write_shard(tmp_path / split / "x.tar", samples)
     root = f"input.root={tmp_path}"
     assert_refused(command("check", "smoke", root, check=False), "missing label")
-    command("train", "smoke", "--ranks", 2, *SMALL, root, "loss.kind=none",
-            f"log.run_dir={tmp_path}/run")  # fmt: skip
+    command(
+        "train",
+        "smoke",
+        "--ranks",
+        2,
+        *SMALL,
+        root,
+        "loss.kind=none",
+        f"log.run_dir={tmp_path}/run",
+    )
     last = rows(tmp_path / "run", "train")[-1]
     assert last["class_loss"] == 0
     assert last["loss"] == pytest.approx(last["mim_loss"])
@@ -237,8 +336,11 @@ def test_bad_samples_are_skipped_counted_and_listed_on_two_ranks(tmp_path, shard
     train = ["train", "smoke", "--ranks", 2, *SMALL, root, "optim.steps=12", "mim.target=pixel"]
     command(*train, skip, "input.bad_rate=0.05", f"log.run_dir={tmp_path}/run")
     assert rows(tmp_path / "run", "train")[-1]["bad_samples"] == 3
-    listed = [json.loads(line) for path in (tmp_path / "run/quarantine").iterdir()
-              for line in path.read_text().splitlines()]  # fmt: skip
+    listed = [
+        json.loads(line)
+        for path in (tmp_path / "run/quarantine").iterdir()
+        for line in path.read_text().splitlines()
+    ]
     assert {row["key"] for row in listed} == {"n0.jpg", "n1.jpg", "n2.jpg"}
     done = command(*train, skip, "input.bad_rate=0.02", f"log.run_dir={tmp_path}/more", check=False)
     assert done.returncode != 0
@@ -257,14 +359,26 @@ def test_a_finished_run_is_not_overwritten_nor_gone_on_with_by_another_recipe(ru
     train = ["train", "smoke", *SMALL, f"input.root={shards}", f"log.run_dir={run_dir}"]
     before = (run_dir / "log.jsonl").read_bytes()
     assert_refused(command(*train, *AUGMENTED, check=False), "log.run_dir", "new folder")
-    assert_refused(command(*train, check=False), "augment.kind 'none' (was 'three_augment')",
-                   "--allow-drift augment.kind")  # fmt: skip
+    assert_refused(
+        command(*train, check=False),
+        "augment.kind 'none' (was 'three_augment')",
+        "--allow-drift augment.kind",
+    )
     assert (run_dir / "log.jsonl").read_bytes() == before
 
 
 def test_mistakes_end_before_any_rank_starts(shards, tmp_path):
-    done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={shards}",
-                   "model.num_classes=3", f"log.run_dir={tmp_path}/run", check=False)  # fmt: skip
+    done = command(
+        "train",
+        "smoke",
+        "--ranks",
+        2,
+        *SMALL,
+        f"input.root={shards}",
+        "model.num_classes=3",
+        f"log.run_dir={tmp_path}/run",
+        check=False,
+    )
     assert_refused(done, "model.num_classes=16")
     assert not (tmp_path / "run").exists()
 
@@ -278,8 +392,17 @@ def test_a_rank_that_fails_ends_the_job_at_once(shards, tmp_path):
     os.truncate(shard, 1024)
     os.truncate(shard, size)  # the same length and time, but the images are gone
     os.utime(shard, ns=(stamp, stamp))
-    done = command("train", "smoke", "--ranks", 2, *SMALL, f"input.root={tmp_path}/cut",
-                   f"log.run_dir={tmp_path}/run", check=False, timeout=120)  # fmt: skip
+    done = command(
+        "train",
+        "smoke",
+        "--ranks",
+        2,
+        *SMALL,
+        f"input.root={tmp_path}/cut",
+        f"log.run_dir={tmp_path}/run",
+        check=False,
+        timeout=120,
+    )
     assert done.returncode != 0
     assert "train/train-000002.tar: " in done.stderr
     assert not (tmp_path / "run/weights").exists()

@@ -20,9 +20,15 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default::UserWarning"
 DEVICE = torch.device("cuda", 0)
 ALONE = World(rank=0, local_rank=0, world_size=1, device=DEVICE, launcher="none")
 JOB = {
-    "model": "vit_ti16,depth=2", "layout": "clean_and_masked", "stage": 0, "policy": "none",
-    "precision": "bf16", "image_size": 224, "micro_batch": 4, "ranks": 1,
-}  # fmt: skip
+    "model": "vit_ti16,depth=2",
+    "layout": "clean_and_masked",
+    "stage": 0,
+    "policy": "none",
+    "precision": "bf16",
+    "image_size": 224,
+    "micro_batch": 4,
+    "ranks": 1,
+}
 BF16, FP8 = 2e-2, 5e-2  # of losses, as on two ranks of a CPU
 BF16_NORM = 5e-2  # of a gradient norm: shares
 LR = 1e-3

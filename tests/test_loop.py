@@ -24,10 +24,16 @@ from supmim_scale.training.loop import _rolls_back, _state, train
 
 BATCH, SAMPLES, SHARDS = 8, 96, 3
 RECIPE = [
-    *SMALL, "engine.kind=plain", "mim.weight=0", "log.every=1", "log.images_every=0",
-    "optim.warmup_steps=3", "optim.steps=12", "checkpoint.every=2",
+    *SMALL,
+    "engine.kind=plain",
+    "mim.weight=0",
+    "log.every=1",
+    "log.images_every=0",
+    "optim.warmup_steps=3",
+    "optim.steps=12",
+    "checkpoint.every=2",
     "checkpoint.in_background=false",
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -93,16 +99,19 @@ def test_after_roll_backs_no_sample_comes_again_nor_is_one_left_out_in_this_star
 
     found, _ = newest_whole(run.saver.folder)
     assert (found.steps_done, found.facts["reader"]["samples_seen"]) == (8, 10 * BATCH)
-    (before,) = (json.loads((path / "checkpoint.json").read_text())
-                 for path in run.saver.folder.glob("step-00000006"))  # fmt: skip
+    (before,) = (
+        json.loads((path / "checkpoint.json").read_text())
+        for path in run.saver.folder.glob("step-00000006")
+    )
     assert before["reader"]["samples_seen"] == (5 + 2) * BATCH
 
     again = started("watch.on_spike=rollback")
     assert again.began == (8, 10 * BATCH)
     train(again, Stopper())
     assert [(row["steps_done"], row["does"]) for row in rows(run, "spike")] == [
-        (5, "rollback"), (7, "rollback")
-    ]  # fmt: skip
+        (5, "rollback"),
+        (7, "rollback"),
+    ]
     assert again.engine.applied_steps == 12
     assert sorted(run.shown + again.shown) == expected_order((10 + 4) * BATCH)
     assert again.position(12).samples_seen == 14 * BATCH
@@ -143,10 +152,19 @@ def test_a_run_rolls_back_as_often_as_it_may_and_only_where_it_has_a_checkpoint(
 
 def test_what_is_due_is_measured_and_written_at_its_steps(started):
     """Top-1 every fourth step, k-NN every third, weights every second; and after the last."""
-    run = started("optim.steps=8", "log.eval_every=4", "log.knn_every=3", "log.knn_images=24",
-                  "checkpoint.weights_every=2", "checkpoint.every=3",
-                  "checkpoint.keep_last=9", "log.every=2", "log.best=top1",
-                  "mim.weight=1.0", "log.images_every=4")  # fmt: skip
+    run = started(
+        "optim.steps=8",
+        "log.eval_every=4",
+        "log.knn_every=3",
+        "log.knn_images=24",
+        "checkpoint.weights_every=2",
+        "checkpoint.every=3",
+        "checkpoint.keep_last=9",
+        "log.every=2",
+        "log.best=top1",
+        "mim.weight=1.0",
+        "log.images_every=4",
+    )
     figures = train(run, Stopper())
     assert [row["steps_done"] for row in rows(run)] == [2, 4, 6, 8]
     assert all(0 < row["data_wait"] < 1 for row in rows(run))
@@ -175,9 +193,14 @@ def test_what_is_due_is_measured_and_written_at_its_steps(started):
 
 
 def test_the_checkpoint_before_the_cool_down_is_kept_though_newer_ones_come(started):
-    run = started("optim.schedule=rsqrt", "optim.steps=8", "optim.cooldown_steps=3",
-                  "checkpoint.before_cooldown=true", "checkpoint.every=6",
-                  "checkpoint.keep_last=1")  # fmt: skip
+    run = started(
+        "optim.schedule=rsqrt",
+        "optim.steps=8",
+        "optim.cooldown_steps=3",
+        "checkpoint.before_cooldown=true",
+        "checkpoint.every=6",
+        "checkpoint.keep_last=1",
+    )
     train(run, Stopper())
     kept = {path.name for path in run.saver.folder.glob("step-*")}
     assert kept == {"step-00000005", "step-00000008"}

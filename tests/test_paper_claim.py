@@ -18,8 +18,9 @@ from supmim_scale.runs.folder import identity_of
 
 @pytest.mark.parametrize("shared", paper_claim.WORDS.values(), ids=paper_claim.WORDS)
 def test_the_objectives_differ_in_the_mim_term_alone(shared):
-    a, b = (load_config(paper_claim.RECIPE, [*shared, *own])
-            for own in paper_claim.OBJECTIVES.values())  # fmt: skip
+    a, b = (
+        load_config(paper_claim.RECIPE, [*shared, *own]) for own in paper_claim.OBJECTIVES.values()
+    )
     differing = {key for key, value in identity_of(a).items() if identity_of(b)[key] != value}
     assert differing == {"mim.weight"}
     assert encoder_geometry(a).num_patches >= 64
@@ -35,15 +36,18 @@ def test_a_size_is_what_its_name_says_and_has_64_patches_or_more(size):
 
 
 def test_every_size_has_a_table_and_a_figure_of_its_own(tmp_path):
-    larger = [row_of("run", name, seed, value, size="96x6/4")
-              for name, value in (("supervised", 0.5), ("supervised_mim", 0.6))
-              for seed in (0, 1)]  # fmt: skip
+    larger = [
+        row_of("run", name, seed, value, size="96x6/4")
+        for name, value in (("supervised", 0.5), ("supervised_mim", 0.6))
+        for seed in (0, 1)
+    ]
     table = table_of(tmp_path, [*rows_with([0.01, 0.03]), *larger])
     assert "| top-1 | 50.00% | 60.00% | +10.00 +- 0.00 points | 2 |" in table
     assert "| +2.00 +- " in table
     assert {path.name for path in tmp_path.glob("*.png")} == {
-        "rows_short_64x4p4.png", "rows_short_96x6p4.png"
-    }  # fmt: skip
+        "rows_short_64x4p4.png",
+        "rows_short_96x6p4.png",
+    }
 
 
 @pytest.mark.parametrize("name", paper_claim.ABLATIONS)
@@ -57,8 +61,10 @@ def test_an_ablation_changes_the_key_that_names_it(name):
 def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_set(
     shards, tmp_path, monkeypatch
 ):
-    given = {"train": open_dataset(shards, "train", SampleLayout()),
-             "test": open_dataset(shards, "val", SampleLayout())}  # fmt: skip
+    given = {
+        "train": open_dataset(shards, "train", SampleLayout()),
+        "test": open_dataset(shards, "val", SampleLayout()),
+    }
     for name, dataset in given.items():
         images = [dataset.read(i) for i in range(len(dataset))]
         labels = np.array([dataset.labels_of(i)[0] for i in range(len(dataset))], dtype=np.uint8)
@@ -68,8 +74,11 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
     words = ["paper_claim", "--cifar10", str(tmp_path), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", words)
     whole, tuning = paper_claim.prepare(paper_claim.parse_arguments())
-    sets = {(folder, split): open_dataset(folder, split, SampleLayout())
-            for folder in (whole, tuning) for split in ("train", "val")}  # fmt: skip
+    sets = {
+        (folder, split): open_dataset(folder, split, SampleLayout())
+        for folder in (whole, tuning)
+        for split in ("train", "val")
+    }
     assert [len(dataset) for dataset in sets.values()] == [96, 33, 87, 9]
 
     def contents(dataset):
@@ -85,13 +94,24 @@ def test_images_are_packed_as_they_are_and_the_tuning_split_is_of_the_training_s
 def row_of(kind, objective, seed, value, lr=0.1, **changed):
     figures = dict.fromkeys(report.MEASURES, value)
     return {
-        "kind": kind, "objective": objective, "seed": seed, "lr": lr, "version": "short",
+        "kind": kind,
+        "objective": objective,
+        "seed": seed,
+        "lr": lr,
+        "version": "short",
         "size": "64x4/4",
-        "train_images": 9, "images_seen": 90, "steps": 9, "images": 5.0, "device": "cpu",
-        "precision": "fp32", "commit": "a" * 40, "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]],
+        "train_images": 9,
+        "images_seen": 90,
+        "steps": 9,
+        "images": 5.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "commit": "a" * 40,
+        "curve": [[1, 2.0, 0.0], [2, 1.0, 0.0]],
         "overrides": [*(["mim.weight=0"] if objective == "supervised" else []), f"optim.lr={lr}"],
-        **figures, **changed,
-    }  # fmt: skip
+        **figures,
+        **changed,
+    }
 
 
 def rows_with(differences):
@@ -124,13 +144,16 @@ def test_differences_are_paired_and_their_interval_is_students(tmp_path):
 
 
 def test_a_pair_is_of_one_size_and_recipe_at_the_learning_rates_that_the_tuning_chose(tmp_path):
-    tuned = [row_of("tune", name, 1000, value, lr, images=100.0)
-             for name in report.NAMES
-             for lr, value in ((0.1, 0.4), (0.2, 0.5), (0.3, 0.5))]  # fmt: skip
-    words = [row_of("run", name, seed, 0.5, 0.2) for name in report.NAMES
-             for seed in (0, 1)]  # fmt: skip
-    strays = [row_of("run", "supervised_mim", 0, 0.9, 0.3),
-              row_of("run", "supervised_mim", 1, 0.9, 0.2, images_seen=91)]  # fmt: skip
+    tuned = [
+        row_of("tune", name, 1000, value, lr, images=100.0)
+        for name in report.NAMES
+        for lr, value in ((0.1, 0.4), (0.2, 0.5), (0.3, 0.5))
+    ]
+    words = [row_of("run", name, seed, 0.5, 0.2) for name in report.NAMES for seed in (0, 1)]
+    strays = [
+        row_of("run", "supervised_mim", 0, 0.9, 0.3),
+        row_of("run", "supervised_mim", 1, 0.9, 0.2, images_seen=91),
+    ]
     table = table_of(tmp_path, [*tuned, *strays, *words])
     assert "+0.00 +- 0.00 points | 2 |" in table
     assert "left out: 2." in table

@@ -39,8 +39,14 @@ def test_a_fork_does_as_an_interpreter_does(tmp_path, name):
     ended = []
     for run in (forked.start, start_interpreter):
         with open(tmp_path / "input") as given:
-            process = run(words, stdin=given, stdout=forked.PIPE, stderr=forked.PIPE,
-                          cwd=tmp_path, env=environment)  # fmt: skip
+            process = run(
+                words,
+                stdin=given,
+                stdout=forked.PIPE,
+                stderr=forked.PIPE,
+                cwd=tmp_path,
+                env=environment,
+            )
             out, err = process.communicate(timeout=60)
         ended.append((process.returncode, out, err.strip().splitlines()[-1:]))
     assert ended[0] == ended[1]
@@ -86,11 +92,21 @@ def test_nothing_outlives_a_pytest_that_is_killed(tmp_path):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "SUPMIM"))}
     name, _, value = mark.partition("=")
     session = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-n", "1", "-q", "tests/killed_session.py",
-         f"--basetemp={tmp_path}/inner"],
-        cwd=ROOT, env={**clean, "SUPMIM_TOLD": str(tmp_path / "told"), name: value},
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "1",
+            "-q",
+            "tests/killed_session.py",
+            f"--basetemp={tmp_path}/inner",
+        ],
+        cwd=ROOT,
+        env={**clean, "SUPMIM_TOLD": str(tmp_path / "told"), name: value},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     wait_for(lambda: (tmp_path / "told").exists() or session.poll() is not None, 120)
     facts = json.loads((tmp_path / "told").read_text())
     assert {session.pid, *facts["pids"]} <= set(marked(mark))

@@ -24,8 +24,16 @@ KERNELS = (Kernel("aten::addmm", 4, 0.5), Kernel("aten::add", 8, 0.1))
 
 
 def profile(**changed):
-    usual = {"steps": 2, "wall_s": 1.0, "waited_s": 0.0, "busy_s": 0.9, "communication_s": 0.1,
-             "exposed_s": 0.0, "kernels": KERNELS, "attention": ()}  # fmt: skip
+    usual = {
+        "steps": 2,
+        "wall_s": 1.0,
+        "waited_s": 0.0,
+        "busy_s": 0.9,
+        "communication_s": 0.1,
+        "exposed_s": 0.0,
+        "kernels": KERNELS,
+        "attention": (),
+    }
     return Profile(**usual | changed)
 
 

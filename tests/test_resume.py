@@ -18,9 +18,15 @@ from supmim_scale.models.weights import start_from
 from supmim_scale.runs.folder import lock
 
 RECIPE = [
-    "train", "smoke", *SMALL, "optim.global_batch=12", "optim.steps=9", "log.every=1",
-    "augment.mixup_alpha=0.8", "checkpoint.every=2",
-]  # fmt: skip
+    "train",
+    "smoke",
+    *SMALL,
+    "optim.global_batch=12",
+    "optim.steps=9",
+    "log.every=1",
+    "augment.mixup_alpha=0.8",
+    "checkpoint.every=2",
+]
 ONE_STEP = "checkpoint.time_budget_s=0.01"
 
 
@@ -45,12 +51,19 @@ def test_a_run_goes_on_with_other_ranks_under_other_stages(plain, shards, tmp_pa
     """2 ranks ZeRO-3, 1 ZeRO-3, 3 ZeRO-1, 2 ZeRO-2, plain PyTorch, 2 ZeRO-3 with offload, a step
     each; then to the end."""
     run_dir = tmp_path / "run"
-    starts = [("2", "zero3"), ("1", "zero3"), ("3", "zero1"), ("2", "zero2"), (None, None),
-              ("2", "zero3_offload")]  # fmt: skip
+    starts = [
+        ("2", "zero3"),
+        ("1", "zero3"),
+        ("3", "zero1"),
+        ("2", "zero2"),
+        (None, None),
+        ("2", "zero3_offload"),
+    ]
     for number, (ranks, stage) in enumerate(starts, start=1):
         how = ["--ranks", ranks, f"engine.ds_config={stage}"] if ranks else ["engine.kind=plain"]
-        done = command(*RECIPE, *how, f"input.root={shards}", f"log.run_dir={run_dir}", ONE_STEP,
-                       check=False)  # fmt: skip
+        done = command(
+            *RECIPE, *how, f"input.root={shards}", f"log.run_dir={run_dir}", ONE_STEP, check=False
+        )
         assert done.returncode == 75, done.stdout + done.stderr
         assert f"stopped after step {number}" in done.stdout
     command(*RECIPE, "--ranks", 3, f"input.root={shards}", f"log.run_dir={run_dir}")
@@ -88,10 +101,21 @@ def group_of(pid):
 
 def started(run_dir, shards, *more):
     process = forked.start(
-        ["-m", "supmim_scale", *RECIPE, "--ranks", 2, "optim.steps=400", "optim.warmup_steps=1",
-         f"input.root={shards}", f"log.run_dir={run_dir}", *more],
-        stdout=forked.PIPE, stderr=forked.PIPE,
-    )  # fmt: skip
+        [
+            "-m",
+            "supmim_scale",
+            *RECIPE,
+            "--ranks",
+            2,
+            "optim.steps=400",
+            "optim.warmup_steps=1",
+            f"input.root={shards}",
+            f"log.run_dir={run_dir}",
+            *more,
+        ],
+        stdout=forked.PIPE,
+        stderr=forked.PIPE,
+    )
     deadline = time.time() + 120
     while not (run_dir / "log.jsonl").exists() or len(rows(run_dir)) < 3:
         assert process.poll() is None, process.communicate()
@@ -127,30 +151,44 @@ def test_another_recipe_does_not_go_on_with_a_run_unless_it_is_allowed(shards, t
     train = [*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run", "engine.kind=plain"]
     assert command(*train, ONE_STEP, check=False).returncode == 75
     done = command(*train, "optim.lr=0.5", "mask.ratio=0.25", check=False)
-    assert_refused(done, "mask.ratio 0.25 (was 0.5)", "optim.lr 0.5 (was 0.002)",
-                   "--allow-drift mask.ratio --allow-drift optim.lr")  # fmt: skip
+    assert_refused(
+        done,
+        "mask.ratio 0.25 (was 0.5)",
+        "optim.lr 0.5 (was 0.002)",
+        "--allow-drift mask.ratio --allow-drift optim.lr",
+    )
     done = command(*train, "optim.lr=0.5", ONE_STEP, "--allow-drift", "optim.lr", check=False)
     assert done.returncode == 75, done.stderr
 
 
 def test_a_folder_that_another_job_writes_in_is_refused(shards, tmp_path):
     held = lock(tmp_path / "run")
-    done = command(*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run",
-                   "engine.kind=plain", check=False)  # fmt: skip
+    done = command(
+        *RECIPE,
+        f"input.root={shards}",
+        f"log.run_dir={tmp_path}/run",
+        "engine.kind=plain",
+        check=False,
+    )
     assert_refused(done, "in use by process", "log.run_dir")
     held.close()
 
 
 def test_a_folder_that_cannot_be_written_is_refused(shards):
-    done = command(*RECIPE, f"input.root={shards}", "log.run_dir=/proc/run", "engine.kind=plain",
-                   check=False)  # fmt: skip
+    done = command(
+        *RECIPE, f"input.root={shards}", "log.run_dir=/proc/run", "engine.kind=plain", check=False
+    )
     assert_refused(done, "log.run_dir", "a writable folder")
 
 
 def test_a_data_set_that_changed_is_refused(shards, tmp_path):
     shutil.copytree(shards, tmp_path / "data")
-    train = [*RECIPE, f"input.root={tmp_path}/data", f"log.run_dir={tmp_path}/run",
-             "engine.kind=plain"]  # fmt: skip
+    train = [
+        *RECIPE,
+        f"input.root={tmp_path}/data",
+        f"log.run_dir={tmp_path}/run",
+        "engine.kind=plain",
+    ]
     assert command(*train, ONE_STEP, check=False).returncode == 75
     for path in (tmp_path / "data/train").glob("train-000002.tar*"):
         path.unlink()
@@ -162,9 +200,14 @@ def test_a_full_disk_does_as_the_recipe_says(shards, tmp_path, on_failure):
     """A file where the checkpoints' folder should be stands for a disk that takes no more."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").write_text("in the way")
-    done = command(*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run",
-                   "engine.kind=plain", f"checkpoint.on_failure={on_failure}",
-                   check=False)  # fmt: skip
+    done = command(
+        *RECIPE,
+        f"input.root={shards}",
+        f"log.run_dir={tmp_path}/run",
+        "engine.kind=plain",
+        f"checkpoint.on_failure={on_failure}",
+        check=False,
+    )
     if on_failure == "stop":
         assert_refused(done, "checkpoint", "after step 2", "checkpoint.on_failure=continue")
     else:
@@ -175,8 +218,9 @@ def test_a_full_disk_does_as_the_recipe_says(shards, tmp_path, on_failure):
 
 def test_steps_that_stay_non_finite_stop_the_run_with_their_samples(shards, tmp_path):
     train = [*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run", "engine.kind=plain"]
-    done = command(*train, "optim.lr=1e30", "optim.clip_grad_norm=0", "watch.skipped_in_a_row=2",
-                   check=False)  # fmt: skip
+    done = command(
+        *train, "optim.lr=1e30", "optim.clip_grad_norm=0", "watch.skipped_in_a_row=2", check=False
+    )
     assert_refused(done, "3 skipped steps in a row", "rank 0", "class_loss")
     skipped = rows(tmp_path / "run", "skipped_step")
     assert [row["in_a_row"] for row in skipped] == [1, 2]
@@ -185,9 +229,17 @@ def test_steps_that_stay_non_finite_stop_the_run_with_their_samples(shards, tmp_
 
 def test_a_spike_rolls_back_and_passes_the_samples_over(shards, tmp_path):
     """A loss that does not move, and so low a threshold that its noise is a spike."""
-    train = [*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run", "engine.kind=plain",
-             "optim.steps=40", "optim.lr=1e-9", "watch.spike_sigmas=0.01",
-             "watch.on_spike=rollback", "watch.rollbacks=1"]  # fmt: skip
+    train = [
+        *RECIPE,
+        f"input.root={shards}",
+        f"log.run_dir={tmp_path}/run",
+        "engine.kind=plain",
+        "optim.steps=40",
+        "optim.lr=1e-9",
+        "watch.spike_sigmas=0.01",
+        "watch.on_spike=rollback",
+        "watch.rollbacks=1",
+    ]
     done = command(*train, check=False)
     assert_refused(done, "after 1 rollbacks", "robust deviations")
     first, second = rows(tmp_path / "run", "spike")
@@ -209,8 +261,13 @@ def test_a_new_run_starts_from_the_weights_of_another(plain, shards, tmp_path):
     assert start_from(model, weights) == []
     given = load_file(weights)
     assert all(torch.equal(model.state_dict()[name], given[name]) for name in given)
-    done = command(*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run",
-                   "engine.kind=plain", f"model.init_from={weights}")  # fmt: skip
+    done = command(
+        *RECIPE,
+        f"input.root={shards}",
+        f"log.run_dir={tmp_path}/run",
+        "engine.kind=plain",
+        f"model.init_from={weights}",
+    )
     assert "as drawn: none" in done.stdout
     assert rows(tmp_path / "run")[0]["loss"] < rows(plain)[0]["loss"]
 
@@ -220,14 +277,22 @@ def test_timms_weights_of_another_resolution_and_head_are_taken(tmp_path):
     import timm
 
     torch.manual_seed(3)
-    theirs = timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=7,
-                               embed_dim=32, depth=2, num_heads=2, patch_size=8)  # fmt: skip
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=96,
+        num_classes=7,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        patch_size=8,
+    )
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     model = joint()
     left = start_from(model, tmp_path)
     assert {name for name in left if not name.startswith(("decoder.", "mask_token"))} == {
-        "encoder.head.weight", "encoder.head.bias"
-    }  # fmt: skip
+        "encoder.head.weight",
+        "encoder.head.bias",
+    }
     block = model.encoder.blocks[1].attn.qkv.weight
     assert torch.equal(block, theirs.blocks[1].attn.qkv.weight)
     from timm.layers import resample_abs_pos_embed

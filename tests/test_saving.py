@@ -122,8 +122,9 @@ def test_the_room_asked_for_is_that_of_all_ranks(tmp_path, monkeypatch):
         return begin(folder, steps_done, num_bytes)
 
     monkeypatch.setattr(checkpoints, "begin", noted)
-    on_ranks(3, lambda world: saver_of(tmp_path, world).save(engine_of(world.rank),
-                                                             {"steps_done": 1}))  # fmt: skip
+    on_ranks(
+        3, lambda world: saver_of(tmp_path, world).save(engine_of(world.rank), {"steps_done": 1})
+    )
     assert asked == [3 * 4 * 4]
 
 
@@ -156,8 +157,11 @@ def disk_calls(monkeypatch):
         own = renaming("rename", getattr(os, kind))
         monkeypatch.setattr(os, kind, own)
         # pathlib of Python 3.10 holds os.rename itself.
-        monkeypatch.setattr(pathlib.Path, kind, lambda path, target, own=own: (
-            own(path, target), pathlib.Path(target))[1])  # fmt: skip
+        monkeypatch.setattr(
+            pathlib.Path,
+            kind,
+            lambda path, target, own=own: (own(path, target), pathlib.Path(target))[1],
+        )
     return calls
 
 
@@ -198,8 +202,9 @@ def test_another_try_at_a_step_moves_the_first_out_of_the_way_and_never_removes_
         saver.save(engine_of(0), {"steps_done": 10})
     renamed = [call[1:] for call in disk_calls if call[0] == "rename"]
     assert [call for call in renamed if call[0].startswith("step-")][1:] == [
-        ("step-00000010", "step-00000010.damaged"), ("step-00000010.part", "step-00000010")
-    ]  # fmt: skip
+        ("step-00000010", "step-00000010.damaged"),
+        ("step-00000010.part", "step-00000010"),
+    ]
     assert newest_whole(tmp_path)[0].steps_done == 10
 
 

@@ -14,21 +14,54 @@ SHALLOW = "vit_ti16,depth=2,width=64,heads=2"
 
 def test_the_throughput_benchmark_writes_rows_beside_plain_pytorch(tmp_path):
     out = tmp_path / "rows.jsonl"
-    done = forked.run([
-        "benchmarks/throughput.py", "--models", SHALLOW, "--image-size", "32", "--micro-batch", "2",
-        "--stages", "3", "--policies", "full", "--steps", "2", "--warmup", "1", "--baselines",
-        "two_forwards", "--out", out,
-    ])  # fmt: skip
+    done = forked.run(
+        [
+            "benchmarks/throughput.py",
+            "--models",
+            SHALLOW,
+            "--image-size",
+            "32",
+            "--micro-batch",
+            "2",
+            "--stages",
+            "3",
+            "--policies",
+            "full",
+            "--steps",
+            "2",
+            "--warmup",
+            "1",
+            "--baselines",
+            "two_forwards",
+            "--out",
+            out,
+        ]
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     plain, zero, twice = (json.loads(line) for line in out.read_text().splitlines())
     assert (plain["engine"], zero["engine"]) == ("plain", "zero3")
     assert zero["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     assert zero["ratio_to_plain"] == zero["images_per_s"] / plain["images_per_s"]
     assert zero["hardware_flops_per_image"] > zero["train_flops_per_image"]
-    assert zero.keys() >= {"step_time_median_s", "step_time_p95_s", "peak_memory_bytes", "digest",
-                           "commit", "versions", "device", "steps_warmup", "forward_s",
-                           "backward_s", "optimizer_s", "communication_s", "roof_share",
-                           "overrides", "attention", "cpu_clock_mhz", "power_w"}  # fmt: skip
+    assert zero.keys() >= {
+        "step_time_median_s",
+        "step_time_p95_s",
+        "peak_memory_bytes",
+        "digest",
+        "commit",
+        "versions",
+        "device",
+        "steps_warmup",
+        "forward_s",
+        "backward_s",
+        "optimizer_s",
+        "communication_s",
+        "roof_share",
+        "overrides",
+        "attention",
+        "cpu_clock_mhz",
+        "power_w",
+    }
     assert zero["communication_s"] > 0
     assert plain["communication_s"] == 0
     assert (twice["engine"], twice["world_size"]) == ("two_forwards", 2)

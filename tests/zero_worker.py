@@ -26,12 +26,22 @@ from supmim_scale.models.targets import PixelTarget
 
 STEPS, SIDE, CLASSES = 12, 32, 16
 TINY = [
-    "model.width=32", "model.depth=2", "model.decoder_depth=1", "model.heads=2",
+    "model.width=32",
+    "model.depth=2",
+    "model.decoder_depth=1",
+    "model.heads=2",
     f"model.image_size={SIDE}",
-    "model.class_token=true", "mim.target=pixel", "optim.global_batch=8", "optim.lr=0.003",
-    f"optim.steps={STEPS}", "optim.warmup_steps=4", "optim.weight_decay=0.5",
-    "optim.layer_decay=0.9", "optim.ema_decay=0.9", "engine.precision=fp32",
-]  # fmt: skip
+    "model.class_token=true",
+    "mim.target=pixel",
+    "optim.global_batch=8",
+    "optim.lr=0.003",
+    f"optim.steps={STEPS}",
+    "optim.warmup_steps=4",
+    "optim.weight_decay=0.5",
+    "optim.layer_decay=0.9",
+    "optim.ema_decay=0.9",
+    "engine.precision=fp32",
+]
 
 
 def batch(ids, spec, target, config):

@@ -73,7 +73,7 @@ def _commit() -> str | None:
         ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     dirty = subprocess.run(
-        ["git", "-C", str(root), "status", "--porcelain", "-uno"],
+        ["git", "--no-optional-locks", "-C", str(root), "status", "--porcelain", "-uno"],
         capture_output=True,
         text=True,
         check=False,

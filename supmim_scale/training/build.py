@@ -191,8 +191,10 @@ def _engine(
     if config.model.init_from and not resumed:
         left = start_from(model, config.model.init_from)
         if world.is_main:
+            at_random = ", ".join(left) or "none"
             print(
-                f"initialised from {config.model.init_from}; left at random initialisation: {', '.join(left) or 'none'}"
+                f"initialised from {config.model.init_from}; "
+                f"left at random initialisation: {at_random}"
             )
     engine = build_engine(model, settings, world)
     if resumed:

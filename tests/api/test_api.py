@@ -113,7 +113,7 @@ def test_training_views_are_those_of_a_run(shards):
         (lambda: sm.evaluate("nowhere", probe=True, probe_solver="magic"), "lbfgs or sgd"),
         (lambda: sm.read_log("nowhere"), "no log.jsonl"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_the_commands_one_line(call, words):
     with pytest.raises(sm.UserError, match=re.escape(words)):
         call()

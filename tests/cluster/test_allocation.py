@@ -5,10 +5,16 @@ from supmim_scale.slurm.allocation import job_label, read_allocation, require_cp
 
 # As srun of Slurm 22.05 set them for the last of four tasks on two nodes.
 TASK = {
-    "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "1",
-    "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-    "SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_PER_TASK": "3",
-}  # fmt: skip
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "1",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_GPUS_ON_NODE": "2",
+    "SLURM_CPUS_PER_TASK": "3",
+}
 
 
 def given(**changed):

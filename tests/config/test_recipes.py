@@ -8,9 +8,14 @@ from supmim_scale.config import digest, load_config, recipe_names
 from supmim_scale.config.checks import accumulation_steps
 
 GIVEN = {
-    "smoke", "vitb14_in1k", "vitl16_in21k", "vitl14_in21k", "vith14_in21k", "vitg14_in21k",
+    "smoke",
+    "vitb14_in1k",
+    "vitl16_in21k",
+    "vitl14_in21k",
+    "vith14_in21k",
+    "vitg14_in21k",
     "vitg14_jft",
-}  # fmt: skip
+}
 
 
 def test_the_promised_recipes_are_there():
@@ -61,9 +66,14 @@ def test_deepspeed_accepts_every_file_we_ship():
     assert {p.stem for p in folder.glob("*.json")} == {"zero1", "zero2", "zero3", "zero3_offload"}
     for path in folder.glob("*.json"):
         whole = complete_ds_config(
-            load_ds_config(path.stem), micro_batch=4, accumulation=1, precision="bf16",
-            policy="selective", clip_grad_norm=1.0, block_params=10**7,
-        )  # fmt: skip
+            load_ds_config(path.stem),
+            micro_batch=4,
+            accumulation=1,
+            precision="bf16",
+            policy="selective",
+            clip_grad_norm=1.0,
+            block_params=10**7,
+        )
         zero = deepspeed_config(**whole["zero_optimization"])
         assert zero.stage == json.loads(path.read_text())["zero_optimization"]["stage"]
         if zero.stage == 3:

@@ -227,8 +227,10 @@ def test_a_quarantine_list_that_is_none_is_one_line(capsys, shards, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}},
-         ["reduce_bucket_size", "auto"]),
+        (
+            {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}},
+            ["reduce_bucket_size", "auto"],
+        ),
         ({"zero_optimization": {"stage": 3}, "train_batch_size": 8}, ["optim.global_batch"]),
         ({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}, ["engine.precision"]),
         ({"zero_optimization": {"stage": 3}, "optimizer": {}}, ["the optim section"]),
@@ -236,7 +238,7 @@ def test_a_quarantine_list_that_is_none_is_one_line(capsys, shards, tmp_path):
         ({"zero_optimization": {"stage": 0}}, ["engine.kind=plain"]),
         ([], ["JSON object"]),
     ],
-)  # fmt: skip
+)
 def test_a_deepspeed_file_that_says_what_the_recipe_says_is_one_line(
     capsys, tmp_path, shards, content, words
 ):
@@ -258,10 +260,17 @@ def test_a_missing_deepspeed_file_names_those_there_are(capsys, shards):
 )
 def test_a_model_that_is_no_plain_vit_is_one_line(capsys, shards, name):
     line = refused(
-        capsys, "check", "smoke", f"input.root={shards}", f"model.name={name}",
-        "model.patch_size=null", "model.width=null", "model.depth=null", "model.heads=null",
+        capsys,
+        "check",
+        "smoke",
+        f"input.root={shards}",
+        f"model.name={name}",
+        "model.patch_size=null",
+        "model.width=null",
+        "model.depth=null",
+        "model.heads=null",
         "model.image_size=224",
-    )  # fmt: skip
+    )
     assert "model.name" in line
 
 

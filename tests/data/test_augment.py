@@ -125,9 +125,13 @@ def through_dali(augment, **inputs):
     }
     spec = ViewSpec(SIZE, 0.5, 0.5, augment=augment)
     pipeline = ViewPipeline(
-        lambda: tuple(given[name] for name in spec.inputs), spec,
-        batch=1, threads=1, prefetch=1, device=torch.device("cpu"),
-    )  # fmt: skip
+        lambda: tuple(given[name] for name in spec.inputs),
+        spec,
+        batch=1,
+        threads=1,
+        prefetch=1,
+        device=torch.device("cpu"),
+    )
     return (pipeline.next()[0].permute(1, 2, 0).numpy() + 1) * 127.5
 
 
@@ -158,11 +162,12 @@ def test_rand_augment_at_strength_zero_changes_little_and_at_one_much():
         found = [
             through_dali(
                 AugmentConfig("rand_augment", num_ops=1),
-                ops=np.array([op], np.int32), magnitudes=np.array([step], np.int32),
+                ops=np.array([op], np.int32),
+                magnitudes=np.array([step], np.int32),
                 signs=np.array([1], np.int32),
             )
             for op in (2, 4, 5, 9, 10)
-        ]  # fmt: skip
+        ]
         gaps[name] = [abs(view - plain).mean() for view in found]
     assert max(gaps["weak"]) < 1
     assert min(gaps["strong"]) > 5

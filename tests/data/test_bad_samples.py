@@ -64,9 +64,15 @@ def skipping(bad, tmp_path, rate, ranks=1, rank=0, count=4, known=()):
     )
     order = SampleOrder(bad.sizes, seed=0, lanes=1)
     batches = training_batches(
-        bad, order, SETTINGS, Share(4 // ranks, 1, rank, ranks), seed=0, device=CPU,
-        quarantine=quarantine, known_bad=known,
-    )  # fmt: skip
+        bad,
+        order,
+        SETTINGS,
+        Share(4 // ranks, 1, rank, ranks),
+        seed=0,
+        device=CPU,
+        quarantine=quarantine,
+        known_bad=known,
+    )
     shown = [next(batches) for _ in range(count)]
     return [batch.ids_B.tolist() for batch in shown], quarantine, batches
 

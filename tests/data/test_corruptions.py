@@ -101,14 +101,25 @@ def test_every_flipped_bit_is_found_by_its_shards_checksum(tmp_path):
     images = dict(zip(names, photos(len(names)), strict=True))
     for name, data in images.items():
         write_shard(tmp_path / f"train/{name}.tar", [(name, data, "jpg", "1")])
-    verify = ["data", "verify", "smoke", f"input.root={tmp_path}", "--split", "train",
-              "--workers", "1"]  # fmt: skip
+    verify = [
+        "data",
+        "verify",
+        "smoke",
+        f"input.root={tmp_path}",
+        "--split",
+        "train",
+        "--workers",
+        "1",
+    ]
     assert main(verify) == 0
     for name, data in images.items():
         path = tmp_path / f"train/{name}.tar"
         whole, first = path.read_bytes(), path.read_bytes().index(data)
-        spans = {"scan": (scan_start(data), len(data)), "head": (2, scan_start(data)),
-                 "tar": (-512, -300)}  # fmt: skip
+        spans = {
+            "scan": (scan_start(data), len(data)),
+            "head": (2, scan_start(data)),
+            "tar": (-512, -300),
+        }
         span = spans.get(name.rstrip("0123456789"))
         if span:
             place = first + int(RNG.integers(*span))
@@ -150,10 +161,22 @@ def test_a_damaged_image_stops_where_the_recipe_says_stop(damaged, name):
 
 JPEG = next(photos(1))
 LABELS = {
-    "missing": None, "empty": "", "blank": "  \n", "minus": "-1", "word": "cat", "float": "1.5",
-    "list": "[3]", "second minus": "3 -1", "huge": str(2**31), "very huge": "9" * 30,
-    "hex": "0x1", "unicode digit": "٣", "nul": "\0", "exponent": "1e3", "json": '{"label": 1}',
-}  # fmt: skip
+    "missing": None,
+    "empty": "",
+    "blank": "  \n",
+    "minus": "-1",
+    "word": "cat",
+    "float": "1.5",
+    "list": "[3]",
+    "second minus": "3 -1",
+    "huge": str(2**31),
+    "very huge": "9" * 30,
+    "hex": "0x1",
+    "unicode digit": "٣",
+    "nul": "\0",
+    "exponent": "1e3",
+    "json": '{"label": 1}',
+}
 NAMES = ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "a/../x.jpg", "..//x.jpg", "/x.jpg"]
 
 

@@ -43,10 +43,11 @@ class Ranks:
     def __init__(self, root, world_size, position):
         arguments = [root, world_size, GLOBAL_BATCH, position.to_json()]
         self.processes = [
-            forked.start([WORKER, arguments[0], rank, *arguments[1:]], stdin=forked.PIPE,
-                         stdout=forked.PIPE)
+            forked.start(
+                [WORKER, arguments[0], rank, *arguments[1:]], stdin=forked.PIPE, stdout=forked.PIPE
+            )
             for rank in range(world_size)
-        ]  # fmt: skip
+        ]
 
     def step(self):
         return [row for p in self.processes for row in json.loads(p.stdout.readline())]

@@ -23,8 +23,7 @@ SETTINGS = ViewSettings(ViewSpec(32, 0.5, 0.5), crop_scale=(0.3, 1.0))
 EVERYTHING = replace(
     SETTINGS,
     spec=replace(
-        SETTINGS.spec,
-        augment=AugmentConfig("three_augment", color_jitter=0.3, erase_prob=0.5),
+        SETTINGS.spec, augment=AugmentConfig("three_augment", color_jitter=0.3, erase_prob=0.5)
     ),
 )
 CPU = torch.device("cpu")
@@ -107,18 +106,27 @@ def steps(shards, ranks, accumulation=1, count=4, first=0, settings=EVERYTHING, 
     order = SampleOrder(train.sizes, seed=3, lanes=2)
     loaders = [
         training_batches(
-            train, order, settings, Share(batch // ranks // accumulation, accumulation, r, ranks),
-            seed=3, device=CPU, samples_seen=first * batch, group=group,
+            train,
+            order,
+            settings,
+            Share(batch // ranks // accumulation, accumulation, r, ranks),
+            seed=3,
+            device=CPU,
+            samples_seen=first * batch,
+            group=group,
         )
         for r in range(ranks)
-    ]  # fmt: skip
+    ]
     found = []
     for _ in range(count):
         parts = [next(loader) for loader in loaders for _ in range(accumulation)]
         ids = np.concatenate([p.ids_B for p in parts])
         assert len(ids) == batch
-        shown = zip(torch.cat([p.images_BCHW for p in parts]),
-                    torch.cat([p.labels_BL for p in parts]), strict=True)  # fmt: skip
+        shown = zip(
+            torch.cat([p.images_BCHW for p in parts]),
+            torch.cat([p.labels_BL for p in parts]),
+            strict=True,
+        )
         epochs = np.concatenate([p.epochs_B for p in parts])
         found.append(dict(zip(zip(epochs.tolist(), ids.tolist(), strict=True), shown, strict=True)))
     return found
@@ -206,8 +214,26 @@ def test_the_gpu_pipeline_is_well_formed(kind):
 
 def test_synthetic_images_are_functions_of_their_number(tmp_path):
     for name in ("a", "b"):
-        assert main(["data", "synth", str(tmp_path / name), "--train", "8", "--val", "2",
-                     "--shard-size", "4", "--size", "64x48", "--workers", "1"]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "data",
+                    "synth",
+                    str(tmp_path / name),
+                    "--train",
+                    "8",
+                    "--val",
+                    "2",
+                    "--shard-size",
+                    "4",
+                    "--size",
+                    "64x48",
+                    "--workers",
+                    "1",
+                ]
+            )
+            == 0
+        )
     a, b = ((tmp_path / name / "train/train-000001.tar").read_bytes() for name in ("a", "b"))
     assert a == b
 

@@ -33,8 +33,14 @@ def test_a_tar_as_the_webdataset_library_writes_it(tmp_path):
     (tmp_path / "train").mkdir()
     with webdataset.TarWriter(str(tmp_path / "train/x.tar")) as writer:
         for number in range(3):
-            writer.write({"__key__": f"n{number}", "jpg": b"bytes %d" % number, "cls": number,
-                          "json": {"more": 1}})  # fmt: skip
+            writer.write(
+                {
+                    "__key__": f"n{number}",
+                    "jpg": b"bytes %d" % number,
+                    "cls": number,
+                    "json": {"more": 1},
+                }
+            )
     assert samples(tmp_path) == [(f"n{i}.jpg", b"bytes %d" % i, [i]) for i in range(3)]
 
 
@@ -111,8 +117,10 @@ def test_tfrecords_are_read_with_any_number_of_labels(tmp_path):
     tfrecord(tmp_path / "train/b.tfrecord", [example(b"three", [2])])
     found = samples(tmp_path, reader="tfrecord")
     assert [(data, labels) for _, data, labels in found] == [
-        (b"one", [4]), (b"two" * 99, [7, 1, 9]), (b"three", [2])
-    ]  # fmt: skip
+        (b"one", [4]),
+        (b"two" * 99, [7, 1, 9]),
+        (b"three", [2]),
+    ]
 
 
 def test_tfrecord_features_have_the_names_that_the_recipe_gives(tmp_path):

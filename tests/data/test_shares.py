@@ -18,10 +18,14 @@ def test_the_ranks_shares_of_an_evaluation_are_every_image_once(shards, ranks, b
     """33 images: no number of ranks here but 1 divides it, and with 40 some have none."""
     held_out = dataset(shards, "val")
     shares = [
-        [b.ids_B.tolist() for b in evaluation_batches(held_out, SETTINGS, batch=batch, rank=rank,
-                                                      world_size=ranks, device=CPU)]
+        [
+            b.ids_B.tolist()
+            for b in evaluation_batches(
+                held_out, SETTINGS, batch=batch, rank=rank, world_size=ranks, device=CPU
+            )
+        ]
         for rank in ((0, ranks // 2, 32, 39) if ranks == 40 else range(ranks))
-    ]  # fmt: skip
+    ]
     assert all(len(part) <= batch for share in shares for part in share)
     found = [image for share in shares for part in share for image in part]
     if ranks == 40:
@@ -37,9 +41,10 @@ def test_chosen_images_are_shared_out_too(shards):
     found = [
         batch.ids_B.tolist()
         for rank in range(2)
-        for batch in evaluation_batches(held_out, SETTINGS, batch=2, rank=rank, world_size=2,
-                                        device=CPU, ids=ids)
-    ]  # fmt: skip
+        for batch in evaluation_batches(
+            held_out, SETTINGS, batch=2, rank=rank, world_size=2, device=CPU, ids=ids
+        )
+    ]
     assert found == [[4, 16], [32], [9, 25]]
 
 

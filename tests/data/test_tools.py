@@ -26,8 +26,9 @@ def run(*arguments):
 def contents(root, pattern="train", **layout):
     """Sorted (bytes, labels) of every sample."""
     dataset = open_dataset(root, pattern, SampleLayout(**layout))
-    return sorted((dataset.read(i).tobytes(), dataset.labels_of(i).tolist())
-                  for i in range(len(dataset)))  # fmt: skip
+    return sorted(
+        (dataset.read(i).tobytes(), dataset.labels_of(i).tolist()) for i in range(len(dataset))
+    )
 
 
 @pytest.fixture
@@ -74,8 +75,16 @@ def test_pack_is_the_same_whatever_the_workers_and_however_often_it_was_stopped(
 
 
 def test_pack_killed_at_any_moment_goes_on_and_leaves_no_half_shard(photos):
-    arguments = ["data", "pack", photos / "tree", photos / "k/train", "--shard-size", 1,
-                 "--workers", 1]  # fmt: skip
+    arguments = [
+        "data",
+        "pack",
+        photos / "tree",
+        photos / "k/train",
+        "--shard-size",
+        1,
+        "--workers",
+        1,
+    ]
     for _ in range(3):
         before = len(list((photos / "k/train").glob("*.tar")))
         process = forked.start(["-m", "supmim_scale", *arguments], stderr=subprocess.DEVNULL)
@@ -143,8 +152,18 @@ def test_verify_finds_flipped_bits_by_the_checksum(photos, capsys):
 
 
 def test_verify_of_a_folder_finds_flipped_bits_too(photos, capsys):
-    verify_tree = ["data", "verify", "smoke", f"input.root={photos}", "data.reader=folder",
-                   "data.train=tree", "--split", "train", "--workers", 1]  # fmt: skip
+    verify_tree = [
+        "data",
+        "verify",
+        "smoke",
+        f"input.root={photos}",
+        "data.reader=folder",
+        "data.train=tree",
+        "--split",
+        "train",
+        "--workers",
+        1,
+    ]
     assert run(*verify_tree) == 0
     path = photos / "tree/class0/0.jpg"
     data = bytearray(path.read_bytes())
@@ -233,11 +252,19 @@ def test_stats_warn_where_shards_are_sorted_and_do_not_where_they_are_packed(
     by_class = sorted(range(96), key=lambda i: whole.labels_of(i)[0])
     for number in range(4):
         part = by_class[24 * number : 24 * number + 24]
-        samples = [(str(i), whole.read(i).tobytes(), "jpg", str(whole.labels_of(i)[0]))
-                   for i in part]  # fmt: skip
+        samples = [
+            (str(i), whole.read(i).tobytes(), "jpg", str(whole.labels_of(i)[0])) for i in part
+        ]
         write_shard(tmp_path / f"train/{number}.tar", samples)
-    stats = ["data", "stats", "smoke", f"input.root={tmp_path}", "--split", "train",
-             "optim.global_batch=8"]  # fmt: skip
+    stats = [
+        "data",
+        "stats",
+        "smoke",
+        f"input.root={tmp_path}",
+        "--split",
+        "train",
+        "optim.global_batch=8",
+    ]
     assert run(*stats, "data.shuffle_shards=1") == 0
     out = capsys.readouterr().out
     assert "4 of 4 shards are sorted by class" in out
@@ -247,8 +274,16 @@ def test_stats_warn_where_shards_are_sorted_and_do_not_where_they_are_packed(
     assert facts["class_mixing"] < 0.8
     assert (facts["width_median"], facts["height_median"]) == (80, 72)
     assert (tmp_path / "stats_train/stats.png").stat().st_size > 10_000
-    pack = ["data", "pack", tmp_path / "train", tmp_path / "packed/train", "--shard-size", 24,
-            "--workers", 1]  # fmt: skip
+    pack = [
+        "data",
+        "pack",
+        tmp_path / "train",
+        tmp_path / "packed/train",
+        "--shard-size",
+        24,
+        "--workers",
+        1,
+    ]
     assert run(*pack) == 0
     stats[3] = f"input.root={tmp_path / 'packed'}"
     capsys.readouterr()

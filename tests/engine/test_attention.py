@@ -39,10 +39,16 @@ def test_a_kernel_that_the_device_has_not_is_refused():
         resolve_attention("cudnn", SHAPES, torch.float32, CPU)
 
 
-@pytest.mark.parametrize("option", [
-    "mim.layout=clean_and_masked", "mim.layout=clean_and_masked_tokens", "mim.layout=masked_only",
-    "model.pool=map", "mim.weight=0",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "mim.layout=clean_and_masked",
+        "mim.layout=clean_and_masked_tokens",
+        "mim.layout=masked_only",
+        "model.pool=map",
+        "mim.weight=0",
+    ],
+)
 def test_the_shapes_are_those_that_the_model_runs(option, monkeypatch):
     config = load_config("smoke", [option, "engine.micro_batch=2"])
     ran = set()

@@ -10,8 +10,14 @@ from supmim_scale.errors import UserError
 
 
 def complete(name, **changes):
-    values = {"micro_batch": 4, "accumulation": 2, "precision": "bf16", "policy": "full",
-              "clip_grad_norm": 1.0, "block_params": 25 * 10**6}  # fmt: skip
+    values = {
+        "micro_batch": 4,
+        "accumulation": 2,
+        "precision": "bf16",
+        "policy": "full",
+        "clip_grad_norm": 1.0,
+        "block_params": 25 * 10**6,
+    }
     return complete_ds_config(load_ds_config(name), **{**values, **changes})
 
 

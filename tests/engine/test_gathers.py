@@ -22,10 +22,12 @@ def gathers(tmp_path_factory):
         f"{name}/{layout}/{policy}:engine.ds_config={folder / name}.json,mim.layout={layout},"
         f"engine.activation_checkpointing={policy}"
         for name, layout, policy in [
-            ("usual", "clean_and_masked", "none"), ("usual", "clean_and_masked", "full"),
-            ("usual", "masked_only", "none"), ("no prefetch", "clean_and_masked", "none"),
+            ("usual", "clean_and_masked", "none"),
+            ("usual", "clean_and_masked", "full"),
+            ("usual", "masked_only", "none"),
+            ("no prefetch", "clean_and_masked", "none"),
         ]
-    ]  # fmt: skip
+    ]
     run_ranks("tests/gathers_worker.py", folder / "out.json", *jobs)
     return json.loads((folder / "out.json").read_text())
 

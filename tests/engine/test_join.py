@@ -3,10 +3,21 @@ import pytest
 from supmim_scale.errors import RankError, UserError
 from supmim_scale.launch import join
 
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n0",
-            "MASTER_PORT": "29500"}  # fmt: skip
-SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "31007",
-         "SLURM_STEP_NODELIST": "node[3-4]", "MASTER_ADDR": "node3"}  # fmt: skip
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "n0",
+    "MASTER_PORT": "29500",
+}
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "16",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "31007",
+    "SLURM_STEP_NODELIST": "node[3-4]",
+    "MASTER_ADDR": "node3",
+}
 
 
 def test_a_launchers_variables_are_taken_as_they_are():

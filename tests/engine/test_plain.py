@@ -20,9 +20,14 @@ from supmim_scale.models.optim import build_adamw, set_lr
 from supmim_scale.models.targets import PixelTarget
 
 TINY = [
-    "model.width=32", "model.depth=2", "model.heads=2", "mim.target=pixel", "engine.kind=plain",
-    "optim.layer_decay=0.5", "optim.clip_grad_norm=0",
-]  # fmt: skip
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "mim.target=pixel",
+    "engine.kind=plain",
+    "optim.layer_decay=0.5",
+    "optim.clip_grad_norm=0",
+]
 
 
 def arguments(config, ids):

@@ -30,14 +30,21 @@ def job(name, *overrides):
 def sharded(tmp_path_factory):
     """Results of every 2-rank job, by name, from rank 0; and rank 1's masks."""
     jobs = [
-        job(f"{layout}/{stage}/{policy}", *OPTIONS[layout], f"engine.ds_config={path}",
-            f"engine.activation_checkpointing={policy}")
-        for layout in LAYOUTS for stage, path in STAGES.items() for policy in POLICIES
-    ]  # fmt: skip
+        job(
+            f"{layout}/{stage}/{policy}",
+            *OPTIONS[layout],
+            f"engine.ds_config={path}",
+            f"engine.activation_checkpointing={policy}",
+        )
+        for layout in LAYOUTS
+        for stage, path in STAGES.items()
+        for policy in POLICIES
+    ]
     jobs += [
         job(f"{name}/zero3/full", *OPTIONS[name], f"engine.ds_config={STAGES['zero3']}")
-        for name in OPTIONS if name not in LAYOUTS
-    ]  # fmt: skip
+        for name in OPTIONS
+        if name not in LAYOUTS
+    ]
     jobs += [
         job(f"bf16/{stage}/full", f"engine.ds_config={path}", "engine.precision=bf16")
         for stage, path in STAGES.items()
@@ -45,9 +52,13 @@ def sharded(tmp_path_factory):
     jobs += [job("fp8/zero3/full", f"engine.ds_config={STAGES['zero3']}", "engine.fp8=emulated")]
     jobs += [job("offload/zero3/full", "engine.ds_config=zero3_offload")]
     jobs += [
-        job("compiled/zero3/selective", f"engine.ds_config={STAGES['zero3']}",
-            "engine.activation_checkpointing=selective", "engine.compile=true")
-    ]  # fmt: skip
+        job(
+            "compiled/zero3/selective",
+            f"engine.ds_config={STAGES['zero3']}",
+            "engine.activation_checkpointing=selective",
+            "engine.compile=true",
+        )
+    ]
     # Selective checkpointing in processes of its own: DeepSpeed's linear outlives an engine.
     selective = [name for name in jobs if "checkpointing=selective" in name]
     results = [{}, {}]

@@ -19,11 +19,28 @@ from supmim_scale.evaluation.subject import Subject, open_subject
 from supmim_scale.models.weights import read_weights, save_weights
 
 WORKER = Path(__file__).with_name("eval_worker.py")
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
-        "num_classes": 16}  # fmt: skip
+TINY = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 16,
+}
 NAME = "vit_tiny_patch16_224"
-EXACT = ("top1", "top5", "images", "knn_top1", "knn_top5", "knn_plain10_top1", "recall_at_5",
-         "few_shot1_top1", "probe_l2", "probe_top1", "segment_linear_images")  # fmt: skip
+EXACT = (
+    "top1",
+    "top5",
+    "images",
+    "knn_top1",
+    "knn_top5",
+    "knn_plain10_top1",
+    "recall_at_5",
+    "few_shot1_top1",
+    "probe_l2",
+    "probe_top1",
+    "segment_linear_images",
+)
 
 
 @pytest.fixture
@@ -32,10 +49,16 @@ def timm_folder(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(NAME, **TINY).eval()
     torch.nn.init.normal_(model.head.weight)
-    config = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 0.9,
-              "interpolation": "bicubic", "input_size": (3, 32, 32)}  # fmt: skip
-    timm.models.save_for_hf(model, str(tmp_path / "model"), model_args=TINY, data_config=config,
-                            safe_serialization=True)  # fmt: skip
+    config = {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "input_size": (3, 32, 32),
+    }
+    timm.models.save_for_hf(
+        model, str(tmp_path / "model"), model_args=TINY, data_config=config, safe_serialization=True
+    )
     return model, tmp_path / "model"
 
 
@@ -76,8 +99,10 @@ def test_a_run_gives_figures_pictures_and_curves(cli, run_dir):
 def test_a_folder_of_timms_gives_timms_logits_and_so_does_its_file(timm_folder, monkeypatch):
     model, folder = timm_folder
     images_BCHW = torch.rand(3, 3, 32, 32)
-    mean, std = (torch.tensor(model_mean).view(3, 1, 1) for model_mean in
-                 ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
+    mean, std = (
+        torch.tensor(model_mean).view(3, 1, 1)
+        for model_mean in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     normalised_BCHW = (images_BCHW - mean) / std
     with torch.no_grad():
         expected = model(normalised_BCHW)
@@ -109,11 +134,23 @@ def test_a_file_needs_the_name_of_its_architecture(tmp_path, refused, cli, shard
     save_file(model.state_dict(), path)
     refused(["eval", path], "--model NAME")
     refused(["eval", path, "--model", "vit_tiny_patch61_224"], "--model", "did you mean")
-    refused(["eval", path, "--model", "vit_small_patch16_224"], "some.safetensors: cls_token",
-            "[1, 1, 192]", "[1, 1, 384]")  # fmt: skip
-    code, row, _ = cli("eval", path, "--model", NAME, f"input.root={shards}",
-                       "data.val=val/val-000001.tar", "model.num_classes=16",
-                       "--out", tmp_path)  # fmt: skip
+    refused(
+        ["eval", path, "--model", "vit_small_patch16_224"],
+        "some.safetensors: cls_token",
+        "[1, 1, 192]",
+        "[1, 1, 384]",
+    )
+    code, row, _ = cli(
+        "eval",
+        path,
+        "--model",
+        NAME,
+        f"input.root={shards}",
+        "data.val=val/val-000001.tar",
+        "model.num_classes=16",
+        "--out",
+        tmp_path,
+    )
     assert (code, row["images"]) == (0, 1)
     left = load_file(path)
     del left["blocks.3.attn.qkv.weight"]
@@ -133,22 +170,59 @@ def test_wrong_checkpoints_are_one_clear_line(run_dir, timm_folder, shards, tmp_
     (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"")
     refused(["eval", tmp_path / "pickled"], "no model.safetensors")
     other = write_run(tmp_path / "other", "model.width=48", f"input.root={shards}")
-    refused(["eval", run_dir, "--weights", other / "weights/step-00000004.safetensors"],
-            "pos_embed", "32]", "48]")  # fmt: skip
+    refused(
+        ["eval", run_dir, "--weights", other / "weights/step-00000004.safetensors"],
+        "pos_embed",
+        "32]",
+        "48]",
+    )
     refused(["eval", run_dir, "model.num_classes=17"], "head.weight", "[17, 32]")
     deeper = write_run(tmp_path / "deeper", "model.depth=3", f"input.root={shards}")
-    refused(["eval", run_dir, "--weights", deeper / "weights/step-00000004.safetensors"],
-            "blocks.2.", "without a place")  # fmt: skip
+    refused(
+        ["eval", run_dir, "--weights", deeper / "weights/step-00000004.safetensors"],
+        "blocks.2.",
+        "without a place",
+    )
     refused(["eval", tmp_path / "nowhere/run"], "no such file or folder")
     refused(["eval", "vit_tinny_patch16_224"], "neither a path nor a timm name")
 
 
 def test_every_option_reaches_the_ranks(monkeypatch):
-    given = ["eval", "run", "a=1", "--weights", "w", "--model", "m", "--out", "o", "--knn",
-             "--knn-k", "3", "--knn-temperature", "0.1", "--probe", "--probe-solver", "sgd",
-             "--few-shot", "--calibration", "--robustness", "real", "x", "--robustness",
-             "imagenet-a", "y", "--reconstructions", "--segment", "s", "--segment-finetune",
-             "--segment-steps", "5", "--segment-classes", "4"]  # fmt: skip
+    given = [
+        "eval",
+        "run",
+        "a=1",
+        "--weights",
+        "w",
+        "--model",
+        "m",
+        "--out",
+        "o",
+        "--knn",
+        "--knn-k",
+        "3",
+        "--knn-temperature",
+        "0.1",
+        "--probe",
+        "--probe-solver",
+        "sgd",
+        "--few-shot",
+        "--calibration",
+        "--robustness",
+        "real",
+        "x",
+        "--robustness",
+        "imagenet-a",
+        "y",
+        "--reconstructions",
+        "--segment",
+        "s",
+        "--segment-finetune",
+        "--segment-steps",
+        "5",
+        "--segment-classes",
+        "4",
+    ]
     started = []
     local = "supmim_scale.launch.local.launch"
     monkeypatch.setattr(local, lambda *words: started.append(words) or 0)
@@ -168,8 +242,17 @@ def test_a_model_without_a_head_is_measured_by_its_features(tmp_path, shards, re
     model = timm.create_model(NAME, num_classes=0)
     path = tmp_path / "headless.safetensors"
     save_file(model.state_dict(), path)
-    words = ["eval", path, "--model", NAME, f"input.root={shards}", "--out", tmp_path,
-             "data.val=val/val-000001.tar", "data.train=val/val-000000.tar"]  # fmt: skip
+    words = [
+        "eval",
+        path,
+        "--model",
+        NAME,
+        f"input.root={shards}",
+        "--out",
+        tmp_path,
+        "data.val=val/val-000001.tar",
+        "data.train=val/val-000000.tar",
+    ]
     refused(words, "without a head", "--knn")
     code, row, _ = cli(*words, "--knn")
     assert code == 0
@@ -194,9 +277,19 @@ def test_whatever_cannot_be_is_refused_before_the_first_image(
     (tmp_path / "real.json").write_text("[[], []]")
     val = as_folders(shards, tmp_path / "data/val", str)
     (tmp_path / "classes.txt").write_text("\n".join(map(str, range(16))))
-    refused(["eval", run_dir, "data.reader=folder", f"data.classes={tmp_path}/classes.txt",
-             f"input.root={val.parent}", "--robustness", "real", tmp_path / "real.json"],
-            "labels up to -1")  # fmt: skip
+    refused(
+        [
+            "eval",
+            run_dir,
+            "data.reader=folder",
+            f"data.classes={tmp_path}/classes.txt",
+            f"input.root={val.parent}",
+            "--robustness",
+            "real",
+            tmp_path / "real.json",
+        ],
+        "labels up to -1",
+    )
     twice = [w for name in "ab" for w in ("--robustness", "imagenet-v2", tmp_path / name / "x")]
     refused(["eval", run_dir, *twice], "two of the name x")
 
@@ -204,8 +297,17 @@ def test_whatever_cannot_be_is_refused_before_the_first_image(
 def test_a_head_of_other_classes_is_not_measured_by_chance(shards, tmp_path, refused, cli):
     path = tmp_path / "thousand.safetensors"
     save_file(timm.create_model(NAME, num_classes=1000).state_dict(), path)
-    words = ["eval", path, "--model", NAME, f"input.root={shards}", "--out", tmp_path,
-             "data.val=val/val-000001.tar", "data.train=val/val-000001.tar"]  # fmt: skip
+    words = [
+        "eval",
+        path,
+        "--model",
+        NAME,
+        f"input.root={shards}",
+        "--out",
+        tmp_path,
+        "data.val=val/val-000001.tar",
+        "data.train=val/val-000001.tar",
+    ]
     refused(words, "a head of 1000 outputs", "model.num_classes=1000")
     code, row, _ = cli(*words, "--few-shot")
     assert code == 0
@@ -224,8 +326,10 @@ def test_the_recipes_precision_is_the_encoders_and_the_head_is_in_fp32(run_dir, 
         exact = open_subject(str(run_dir), None, None, []).features(images)
     assert 0 < (features.float() - exact).abs().max() < 0.1
     assert subject.logits(features.float()).dtype == torch.float32
-    assert [cli("eval", run_dir, f"engine.precision={name}")[1]["precision"]
-            for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]  # fmt: skip
+    assert [
+        cli("eval", run_dir, f"engine.precision={name}")[1]["precision"]
+        for name in ("auto", "fp32", "bf16")
+    ] == ["fp32", "fp32", "bf16"]
 
 
 def test_features_that_are_not_finite_are_one_line_that_names_an_image(run_dir, refused):
@@ -251,18 +355,36 @@ def test_robustness_sets_are_read_in_their_layouts(run_dir, shards, tmp_path, cl
     names = [f"n{i:08d}" for i in range(16)]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     a = as_folders(shards, tmp_path / "a", lambda k: names[k], count=4)
-    r = [as_folders(shards, tmp_path / name, lambda k: names[k], count=c)
-         for name, c in (("r-one", 2), ("r-two", 3))]  # fmt: skip
+    r = [
+        as_folders(shards, tmp_path / name, lambda k: names[k], count=c)
+        for name, c in (("r-one", 2), ("r-two", 3))
+    ]
     v2 = as_folders(shards, tmp_path / "v2", str)
     val = as_folders(shards, tmp_path / "data/val", lambda k: names[k])
     lists = [[i % 16, (i + 3) % 16] if i % 11 else [] for i in range(40)]
     (tmp_path / "real.json").write_text(json.dumps(lists))
     code, row, _ = cli(
-        "eval", run_dir, f"data.classes={tmp_path}/classes.txt", "data.reader=folder",
-        f"input.root={val.parent}", "--robustness", "imagenet-a", a, "--robustness",
-        "imagenet-v2", v2, "--robustness", "real", tmp_path / "real.json",
-        "--robustness", "imagenet-r", r[0], "--robustness", "imagenet-r", r[1],
-    )  # fmt: skip
+        "eval",
+        run_dir,
+        f"data.classes={tmp_path}/classes.txt",
+        "data.reader=folder",
+        f"input.root={val.parent}",
+        "--robustness",
+        "imagenet-a",
+        a,
+        "--robustness",
+        "imagenet-v2",
+        v2,
+        "--robustness",
+        "real",
+        tmp_path / "real.json",
+        "--robustness",
+        "imagenet-r",
+        r[0],
+        "--robustness",
+        "imagenet-r",
+        r[1],
+    )
     assert code == 0
     assert row["imagenet_v2_images"] == row["images"] == 33
     assert row["imagenet_v2_top1"] == row["top1"]

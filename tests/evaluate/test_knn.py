@@ -96,8 +96,11 @@ def test_an_image_of_several_labels_is_relevant_by_any():
 def test_a_query_without_a_relevant_image_counts_in_top1_alone():
     """By hand: the bank is of class 0, 1, 0, 1 in the order of its similarity to every query."""
     angles = torch.tensor([0.0, 0.1, 0.2, 0.3])
-    bank = Features(np.arange(4), torch.tensor([[0], [1], [0], [1]]),
-                    torch.stack([angles.cos(), angles.sin()], dim=1))  # fmt: skip
+    bank = Features(
+        np.arange(4),
+        torch.tensor([[0], [1], [0], [1]]),
+        torch.stack([angles.cos(), angles.sin()], dim=1),
+    )
     labels = torch.tensor([[0], [1], [5], [-1]])  # two of them have nothing to find
     queries = Features(np.arange(4), labels, torch.tensor([[1.0, -0.5]] * 4))
     row = knn_figures(bank, queries, 6, KnnSettings(1), ALONE)

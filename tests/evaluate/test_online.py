@@ -37,8 +37,14 @@ def trained(folder, shards, *words):
 
 
 def test_knn_has_its_own_schedule_and_changes_no_step(shards, tmp_path):
-    last = trained(tmp_path / "with", shards, "log.knn_every=3", "log.knn_images=40",
-                   "log.best=knn_top1", "log.eval_every=2")  # fmt: skip
+    last = trained(
+        tmp_path / "with",
+        shards,
+        "log.knn_every=3",
+        "log.knn_images=40",
+        "log.best=knn_top1",
+        "log.eval_every=2",
+    )
     trained(tmp_path / "without", shards)
     knn = rows(tmp_path / "with", "knn")
     assert [(row["steps_done"], row["images"]) for row in knn] == [(3, 33), (4, 33)]
@@ -68,9 +74,13 @@ def test_evaluation_is_left_out_of_the_throughput_clock(shards, tmp_path, monkey
 
 def test_the_best_is_replaced_by_a_better_one_alone(tmp_path):
     for step, value, is_kept in (
-        (1, 0.5, True), (2, 0.4, False), (3, 0.5, False), (4, 0.9, True),
-        (3, 0.6, True), (4, 0.5, False),  # the run went on from a checkpoint of step 2
-    ):  # fmt: skip
+        (1, 0.5, True),
+        (2, 0.4, False),
+        (3, 0.5, False),
+        (4, 0.9, True),
+        (3, 0.6, True),
+        (4, 0.5, False),  # the run went on from a checkpoint of step 2
+    ):
         path = tmp_path / f"weights/step-{step}.safetensors"
         save_weights({"x": torch.full((1,), float(step))}, path, {})
         assert keep_best(tmp_path, path, "top1", value, step) == is_kept

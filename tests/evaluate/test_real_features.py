@@ -66,9 +66,13 @@ def test_several_labels_an_image_have_a_mean_average_precision(shards, tmp_path,
     held_out = open_dataset(shards, "val", SampleLayout())
     (tmp_path / "val").mkdir()
     labels = [[i % 5, i % 7 + 5] for i in range(33)]
-    write_shard(tmp_path / "val/x.tar", (
-        (f"{i}", held_out.read(i).tobytes(), "jpg", " ".join(map(str, labels[i])))
-        for i in range(33)))  # fmt: skip
+    write_shard(
+        tmp_path / "val/x.tar",
+        (
+            (f"{i}", held_out.read(i).tobytes(), "jpg", " ".join(map(str, labels[i])))
+            for i in range(33)
+        ),
+    )
     run_dir = write_run(tmp_path / "run", "loss.kind=sigmoid", f"input.root={tmp_path}")
     code, row, _ = cli("eval", run_dir)
     assert code == 0
@@ -101,9 +105,14 @@ def test_a_name_is_opened_by_timm_and_what_it_cannot_have_is_one_line(
 
     monkeypatch.setattr(timm_models.timm, "create_model", fetch)
     monkeypatch.chdir(tmp_path)
-    code, row, _ = cli("eval", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", f"input.root={shards}",
-                       "data.val=val/val-000001.tar", "model.image_size=64",
-                       "model.num_classes=1000")  # fmt: skip
+    code, row, _ = cli(
+        "eval",
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        f"input.root={shards}",
+        "data.val=val/val-000001.tar",
+        "model.image_size=64",
+        "model.num_classes=1000",
+    )
     assert code == 0
     assert (row["images"], row["mean"], row["interpolation"]) == (1, [0.5] * 3, "bicubic")
     (kept,) = (tmp_path / "evals").iterdir()

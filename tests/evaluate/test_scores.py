@@ -42,8 +42,10 @@ def test_a_model_is_measured_as_it_infers_and_every_image_counts_once():
     """Dropout of everything would leave no class above another."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.999)).train()
     eye = torch.eye(8)[:, :, None, None]
-    parts = [Batch(eye[i : i + 3], torch.arange(8)[i : i + 3, None], np.arange(8)[i : i + 3], None)
-             for i in (0, 3, 6)]  # fmt: skip
+    parts = [
+        Batch(eye[i : i + 3], torch.arange(8)[i : i + 3, None], np.arange(8)[i : i + 3], None)
+        for i in (0, 3, 6)
+    ]
     row = evaluate(model, parts, ALONE, 8, "fp32")
     assert row == {"top1": 1, "top5": 1, "images": 8}
     wrong = [Batch(part.images_BCHW, part.labels_BL.roll(1), part.ids_B, None) for part in parts]

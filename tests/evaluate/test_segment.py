@@ -92,8 +92,9 @@ def test_windows_see_every_pixel_and_their_mean_is_taken(shape):
 def test_a_linear_head_learns_what_patches_tell(layout, finetune, run_dir, tmp_path, cli):
     root = write_set(tmp_path / "set", layout)
     words = ["--segment-finetune"] if finetune else []
-    code, row, _ = cli("eval", run_dir, "--segment", root, "--segment-steps", 80,
-                       "--segment-classes", 3, *words)  # fmt: skip
+    code, row, _ = cli(
+        "eval", run_dir, "--segment", root, "--segment-steps", 80, "--segment-classes", 3, *words
+    )
     assert code == 0
     name = "segment_finetuned" if finetune else "segment_linear"
     assert row[f"{name}_images"] == 6
@@ -126,8 +127,11 @@ def test_unlabelled_pixels_are_told_apart_in_both_layouts(tmp_path):
 def test_sets_that_cannot_be_are_one_clear_line(run_dir, tmp_path, refused):
     refused(["eval", run_dir, "--segment", tmp_path], "ADE20K or Pascal VOC")
     root = write_set(tmp_path / "set", "voc")
-    refused(["eval", run_dir, "--segment", root, "--segment-classes", "2", "--segment-steps", "9"],
-            "the value 2", "--segment-classes")  # fmt: skip
+    refused(
+        ["eval", run_dir, "--segment", root, "--segment-classes", "2", "--segment-steps", "9"],
+        "the value 2",
+        "--segment-classes",
+    )
     Image.new("L", (9, 9)).save(root / "SegmentationClass/train0.png")
     Image.new("L", (9, 9)).save(root / "SegmentationClass/val0.png")
     refused(

@@ -41,9 +41,16 @@ def test_a_card_tells_recipe_data_metrics_versions_and_digest(cli, run_dir, tmp_
     _, row, _ = cli("eval", run_dir, "--calibration")
     cli("export", run_dir, tmp_path / "after")
     card = (tmp_path / "after/README.md").read_text()
-    for words in ("arXiv 2312.00950", "trained on | synth", "optim:", row["digest"],
-                  f"| calibration_error | {row['calibration_error']:.4f} |", torch.__version__,
-                  "parity | timm", "library_name: timm"):  # fmt: skip
+    for words in (
+        "arXiv 2312.00950",
+        "trained on | synth",
+        "optim:",
+        row["digest"],
+        f"| calibration_error | {row['calibration_error']:.4f} |",
+        torch.__version__,
+        "parity | timm",
+        "library_name: timm",
+    ):
         assert words in card
 
 
@@ -69,10 +76,16 @@ def test_a_card_adds_what_was_measured_one_after_the_other_and_names_another_set
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
-    [("probe_l2", 1e-6, "1e-06"), ("train_images", 1281167, "1281167"), ("top1", 0.5, "0.5000"),
-     ("images", 50000.0, "50000"), ("nll", 2.0, "2"), ("knn_temperature", 0.07, "0.07"),
-     ("top1", 1.0, "1.0000")],
-)  # fmt: skip
+    [
+        ("probe_l2", 1e-6, "1e-06"),
+        ("train_images", 1281167, "1281167"),
+        ("top1", 0.5, "0.5000"),
+        ("images", 50000.0, "50000"),
+        ("nll", 2.0, "2"),
+        ("knn_temperature", 0.07, "0.07"),
+        ("top1", 1.0, "1.0000"),
+    ],
+)
 def test_figures_are_shown_as_what_they_are(name, value, text):
     assert shown(name, value) == text
 

@@ -31,8 +31,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["vit_l16", "vit_l14", "vit_h14", pytest.param("vit_g14", marks=pytest.mark.slow)],
+    "name", ["vit_l16", "vit_l14", "vit_h14", pytest.param("vit_g14", marks=pytest.mark.slow)]
 )
 @torch.no_grad()
 def test_logits_are_equal_in_both_directions(name, drawn, tmp_path):

@@ -14,9 +14,14 @@ DEFAULT = {"num_classes": 1000, "image_size": 224, "pool": "token", "class_token
 # Ti, S, B; ViT (arXiv 2010.11929) table 1 for L and H (307 M and 632 M, without the head's
 # million or with a patch of 16 and 14); Zhai et al. (arXiv 2106.04560) table 2 for g and G.
 PUBLISHED_M = {
-    "vit_ti16": (5.7, 0.1), "vit_s16": (22.1, 0.1), "vit_b16": (86.6, 0.1),
-    "vit_l16": (307, 4), "vit_h14": (632, 1), "vit_g14": (1011, 2), "vit_gg14": (1843, 3),
-}  # fmt: skip
+    "vit_ti16": (5.7, 0.1),
+    "vit_s16": (22.1, 0.1),
+    "vit_b16": (86.6, 0.1),
+    "vit_l16": (307, 4),
+    "vit_h14": (632, 1),
+    "vit_g14": (1011, 2),
+    "vit_gg14": (1843, 3),
+}
 
 
 def count(module):
@@ -42,14 +47,26 @@ def test_parameters_and_shape_equal_timms_own_model(name):
     assert count(ours) == count(timms)
     shape = enc.geometry(ours)
     assert (shape.patch_size, shape.width, shape.depth, shape.heads, shape.mlp) == (
-        variant.patch_size, variant.width, variant.depth, variant.heads, variant.mlp,
-    )  # fmt: skip
+        variant.patch_size,
+        variant.width,
+        variant.depth,
+        variant.heads,
+        variant.mlp,
+    )
 
 
 @pytest.mark.parametrize(("pool", "class_token"), [("avg", False), ("token", True), ("map", False)])
 def test_encoding_in_parts_gives_timms_logits(pool, class_token):
-    shape = {"num_classes": 7, "image_size": 32, "patch_size": 8, "width": 32, "depth": 2,
-             "heads": 2, "pool": pool, "class_token": class_token}  # fmt: skip
+    shape = {
+        "num_classes": 7,
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "pool": pool,
+        "class_token": class_token,
+    }
     model = enc.build_encoder("vit_ti16", **shape).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -60,9 +77,16 @@ def test_encoding_in_parts_gives_timms_logits(pool, class_token):
 def test_dropping_patches_equals_timms_tokens_without_them():
     """With one block's attention over kept tokens only, order and positions must be kept."""
     model = enc.build_encoder(
-        "vit_ti16", num_classes=7, image_size=32, patch_size=8, width=32, depth=1, heads=2,
-        pool="token", class_token=True,
-    ).eval()  # fmt: skip
+        "vit_ti16",
+        num_classes=7,
+        image_size=32,
+        patch_size=8,
+        width=32,
+        depth=1,
+        heads=2,
+        pool="token",
+        class_token=True,
+    ).eval()
     images, keep = torch.randn(2, 3, 32, 32), torch.tensor([[0, 3, 9], [2, 5, 15]])
     with torch.no_grad():
         tokens = model._pos_embed(model.patch_embed(images))

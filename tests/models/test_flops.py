@@ -28,9 +28,16 @@ def config_for(model, *overrides):
     own = [f"model.{name}=null" for name in ("patch_size", "width", "depth", "heads")]
     return load_config(
         "smoke",
-        [*own, f"model.name={model}", "model.image_size=224", "model.num_classes=21841",
-         "model.decoder_width=512", "model.decoder_heads=8", *overrides],
-    )  # fmt: skip
+        [
+            *own,
+            f"model.name={model}",
+            "model.image_size=224",
+            "model.num_classes=21841",
+            "model.decoder_width=512",
+            "model.decoder_heads=8",
+            *overrides,
+        ],
+    )
 
 
 def counted(config, policy, batch=2):
@@ -43,8 +50,10 @@ def counted(config, policy, batch=2):
     meta = torch.device("meta")
     masks = draw_masks(spec, 0, np.zeros_like(ids), ids).to(meta)
     size = config.model.image_size
-    arguments = [torch.empty(batch, 3, size, size, device=meta),
-                 torch.empty(batch, config.model.num_classes, device=meta)]  # fmt: skip
+    arguments = [
+        torch.empty(batch, 3, size, size, device=meta),
+        torch.empty(batch, config.model.num_classes, device=meta),
+    ]
     if config.mim.weight:
         codes = torch.zeros(batch, spec.num_patches, dtype=torch.long, device=meta)
         arguments += [masks, codes]

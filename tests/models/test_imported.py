@@ -11,10 +11,23 @@ from supmim_scale.errors import UserError
 from supmim_scale.models.convert import plain_tensors
 from supmim_scale.models.weights import start_from
 
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
-        "num_classes": 0}  # fmt: skip
-JOINT = ["model.width=32", "model.depth=2", "model.heads=2", "model.patch_size=8",
-         "mim.target=pixel", "model.class_token=true", "model.pool=token"]  # fmt: skip
+TINY = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 0,
+}
+JOINT = [
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "model.patch_size=8",
+    "mim.target=pixel",
+    "model.class_token=true",
+    "model.pool=token",
+]
 
 
 def drawn(name, **options):
@@ -40,10 +53,12 @@ def saved(model, path):
     [
         ("vit_base_patch16_224", {}),  # AugReg and MAE
         ("vit_base_patch14_dinov2", {}),
-        ("beit_base_patch16_224", {"use_abs_pos_emb": True, "use_rel_pos_bias": False,
-                                   "global_pool": "token"}),
+        (
+            "beit_base_patch16_224",
+            {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "global_pool": "token"},
+        ),
     ],
-)  # fmt: skip
+)
 @torch.no_grad()
 def test_a_run_starts_from_the_same_function(name, options, tmp_path):
     model, started = drawn(name, **options), joint().eval()
@@ -52,8 +67,9 @@ def test_a_run_starts_from_the_same_function(name, options, tmp_path):
     ours, theirs = started.encoder.forward_features(images), model.forward_features(images)
     assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
     assert {name for name in left if not name.startswith("decoder.")} == {
-        "encoder.head.weight", "encoder.head.bias"
-    }  # fmt: skip
+        "encoder.head.weight",
+        "encoder.head.bias",
+    }
 
 
 @torch.no_grad()

@@ -57,9 +57,9 @@ def test_weight_zero_starts_from_the_same_weights_without_a_decoder():
         assert torch.equal(param, weights[name])
 
 
-@pytest.mark.parametrize(("layout", "tolerance"), [
-    ("clean_and_masked", 0.0), ("clean_and_masked_tokens", 1e-6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "tolerance"), [("clean_and_masked", 0.0), ("clean_and_masked_tokens", 1e-6)]
+)
 def test_loss_weight_zero_gives_the_baselines_gradients(layout, tolerance):
     """A decoder in the graph with weight 0.0 changes no bit of the classification path; where
     both passes are one batch, sums over it are rounded otherwise."""
@@ -99,10 +99,13 @@ def test_softmax_targets_share_labels_and_sigmoid_targets_do_not():
     assert class_targets(labels, 4, "sigmoid", 0.0).tolist() == [[0, 1, 0, 1], [0, 0, 1, 0]]
 
 
-@pytest.mark.parametrize(("kind", "expected"), [
-    ("sigmoid", [[0.1, 0.9, 0.1, 0.9], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
-    ("softmax", [[0.05, 0.45, 0.05, 0.45], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("sigmoid", [[0.1, 0.9, 0.1, 0.9], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
+        ("softmax", [[0.05, 0.45, 0.05, 0.45], [0.05, 0.05, 0.85, 0.05], [0, 0, 0, 0]]),
+    ],
+)
 def test_smoothing_moves_a_share_of_a_rows_sum_over_all_classes(kind, expected):
     """A fifth of two labels, of one, and of none, over four classes."""
     labels = torch.tensor([[1, 3], [2, -1], [-1, -1]])

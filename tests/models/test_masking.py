@@ -53,8 +53,11 @@ def test_masks_are_the_same_on_another_device():
 
 def test_masks_change_with_seed_epoch_and_sample():
     base = draw(SPECS["random"], [3]).mask_BN
-    others = [draw(SPECS["random"], [4]), draw(SPECS["random"], [3], seed=1),
-              draw(SPECS["random"], [3], epoch=1)]  # fmt: skip
+    others = [
+        draw(SPECS["random"], [4]),
+        draw(SPECS["random"], [3], seed=1),
+        draw(SPECS["random"], [3], epoch=1),
+    ]
     assert not any(torch.equal(base, other.mask_BN) for other in others)
 
 

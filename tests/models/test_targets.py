@@ -50,10 +50,15 @@ def vqgan(tmp_path_factory):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     model = diffusers.VQModel(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, num_vq_embeddings=32, vq_embed_dim=4,
-        latent_channels=4, norm_num_groups=4, sample_size=16,
-    )  # fmt: skip
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        num_vq_embeddings=32,
+        vq_embed_dim=4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
     folder = tmp_path_factory.mktemp("vqgan")
     model.save_pretrained(folder, safe_serialization=True)
     return model.eval(), folder

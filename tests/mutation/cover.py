@@ -14,8 +14,10 @@ COVERED: dict[str, tuple[str, str]] = {
     "randomness": ("test_draws", ""),
     "engine/plain": ("engine/test_plain test_loop", "test_resume"),
     "engine/ema": ("engine/test_plain test_loop", "engine/test_stages"),
-    "engine/zero": ("engine/test_ds_config",
-                    "engine/test_stages engine/test_gathers test_host_reads"),
+    "engine/zero": (
+        "engine/test_ds_config",
+        "engine/test_stages engine/test_gathers test_host_reads",
+    ),
     "engine/ds_config": ("engine/test_ds_config", "engine/test_stages"),
     "launch/world": ("engine/test_world", ""),
     "engine/activation_checkpointing": ("engine/test_activation_checkpointing", ""),
@@ -23,8 +25,10 @@ COVERED: dict[str, tuple[str, str]] = {
     "models/losses": ("models/test_joint", ""),
     "models/joint": ("models/test_joint models/test_encoder models/test_drop_path", ""),
     "models/decoder": ("models/test_joint", ""),
-    "models/encoder": ("models/test_encoder models/test_joint models/test_imported",
-                       "export/test_export"),
+    "models/encoder": (
+        "models/test_encoder models/test_joint models/test_imported",
+        "export/test_export",
+    ),
     "models/targets": ("models/test_targets test_draws", ""),
     "models/drop_path": ("models/test_drop_path models/test_joint", ""),
     "data/order": ("data/test_order test_draws", ""),
@@ -44,13 +48,15 @@ COVERED: dict[str, tuple[str, str]] = {
     "planner/sharding": ("planner/test_memory planner/test_live planner/test_zero_plus_plus", ""),
     "planner/live": ("planner/test_live planner/test_activations", ""),
     "evaluation/scores": ("evaluate/test_scores", ""),
-    "evaluation/classify": ("evaluate/test_scores evaluate/test_knn",
-                            "evaluate/test_eval_commands"),
+    "evaluation/classify": (
+        "evaluate/test_scores evaluate/test_knn",
+        "evaluate/test_eval_commands",
+    ),
     "evaluation/knn": ("evaluate/test_knn", "evaluate/test_online"),
     "evaluation/probe": ("evaluate/test_probe", "evaluate/test_real_features"),
     "evaluation/few_shot": ("evaluate/test_probe", ""),
     "evaluation/features": ("evaluate/test_features evaluate/test_online", ""),
-}  # fmt: skip
+}
 
 
 def files_of(module: str) -> tuple[list[str], list[str]]:

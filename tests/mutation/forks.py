@@ -17,12 +17,36 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the tests import beside our package, of which each fork takes its own copy.
-_HEAVY = ("torch", "torch.utils.tensorboard", "timm", "scipy.stats", "scipy.optimize", "PIL.Image",
-          "sklearn.linear_model", "sklearn.neighbors", "sklearn.metrics", "sklearn.cluster",
-          "safetensors.torch", "pyarrow", "yaml", "matplotlib", "psutil", "_pytest.assertion",
-          "nvidia.dali.plugin.pytorch")  # fmt: skip
-_COPIED = ("supmim_scale", "tests", "benchmarks", "ds_configs", "slurm", "setup.cfg",
-           "pyproject.toml", "README.md", "quickstart.py")  # fmt: skip
+_HEAVY = (
+    "torch",
+    "torch.utils.tensorboard",
+    "timm",
+    "scipy.stats",
+    "scipy.optimize",
+    "PIL.Image",
+    "sklearn.linear_model",
+    "sklearn.neighbors",
+    "sklearn.metrics",
+    "sklearn.cluster",
+    "safetensors.torch",
+    "pyarrow",
+    "yaml",
+    "matplotlib",
+    "psutil",
+    "_pytest.assertion",
+    "nvidia.dali.plugin.pytorch",
+)
+_COPIED = (
+    "supmim_scale",
+    "tests",
+    "benchmarks",
+    "ds_configs",
+    "slurm",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "quickstart.py",
+)
 # The one module of ours that a fork finds imported: torch lets its operators be declared once.
 _OPERATORS = "supmim_scale.models.torchvision_ops"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -48,8 +72,9 @@ def copy_tree(target: Path) -> Path:
     """A copy of what the tests need."""
     for name in _COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name,
-                            ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+            shutil.copytree(
+                ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         elif (ROOT / name).exists():
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
@@ -122,8 +147,16 @@ class TestRun:
             sys.path[:0] = [str(self.tree)]
             import pytest
 
-            options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider",
-                       "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
+            options = [
+                "-x",
+                "-q",
+                "-n",
+                "0",
+                "-p",
+                "no:cacheprovider",
+                "-W",
+                "ignore::pytest.PytestAssertRewriteWarning",
+            ]
             code = pytest.main([*options, f"--basetemp={self.tree / 'tmp'}", *self.files])
         except BaseException:
             traceback.print_exc()

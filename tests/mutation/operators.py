@@ -9,20 +9,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _COMPARISONS = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
 _ARITHMETIC = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr,
-    ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-}  # fmt: skip
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+}
 _NAMES = {
-    "min": "max", "max": "min", "any": "all", "all": "any", "argmin": "argmax",
-    "argmax": "argmin", "minimum": "maximum", "maximum": "minimum", "floor": "ceil",
-    "zeros": "ones", "ones": "zeros", "sum": "mean", "mean": "sum", "sorted": "list",
-    "first": "last", "append": "appendleft", "popleft": "pop",
-}  # fmt: skip
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "argmin": "argmax",
+    "argmax": "argmin",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "floor": "ceil",
+    "zeros": "ones",
+    "ones": "zeros",
+    "sum": "mean",
+    "mean": "sum",
+    "sorted": "list",
+    "first": "last",
+    "append": "appendleft",
+    "popleft": "pop",
+}
 _SHOWN = {"print", "progress", "say", "update"}  # calls that only show something
 
 
@@ -110,8 +138,9 @@ def _changed(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
         other = _COMPARISONS[type(node.ops[0])]()
         yield "comparison", ast.Compare(node.left, [other], node.comparators)
     elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        if not any(isinstance(x, (ast.JoinedStr, ast.List)) or _is_text(x)
-                   for x in (node.left, node.right)):  # fmt: skip
+        if not any(
+            isinstance(x, (ast.JoinedStr, ast.List)) or _is_text(x) for x in (node.left, node.right)
+        ):
             yield "arithmetic", ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
     elif isinstance(node, ast.BoolOp):
         other = ast.Or() if isinstance(node.op, ast.And) else ast.And()

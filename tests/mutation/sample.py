@@ -83,8 +83,9 @@ def table_of(rows: Sequence[Row]) -> str:
 class Trial:
     """The rows of a sample, over some copies of the tree."""
 
-    def __init__(self, drawn: list[Drawn], out: Path, folder: Path, workers: int,
-                 only_quick: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self, drawn: list[Drawn], out: Path, folder: Path, workers: int, only_quick: bool = False
+    ) -> None:
         self._drawn, self._out, self._only_quick = drawn, out, only_quick
         known = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         self._rows = {row["key"]: row for row in known}
@@ -117,9 +118,15 @@ class Trial:
     def _begin(self, slot: Slot, module: str, mutant: Mutant) -> None:
         path = slot.tree / source_of(module)
         path.write_text(mutant.source)
-        slot.row = {"key": key_of(module, mutant), "module": module, "line": mutant.line,
-                    "kind": mutant.kind, "before": mutant.before, "after": mutant.after,
-                    "started": time.time()}  # fmt: skip
+        slot.row = {
+            "key": key_of(module, mutant),
+            "module": module,
+            "line": mutant.line,
+            "kind": mutant.kind,
+            "before": mutant.before,
+            "after": mutant.after,
+            "started": time.time(),
+        }
         slot.steps = self._steps(slot.tree, module)
         slot.run = next(slot.steps).start()
 
@@ -173,8 +180,11 @@ class Trial:
 
     def _told(self, row: Row) -> None:
         done = len(self.rows)
-        print(f"{done}/{len(self._drawn)} {row['outcome']:9s} {row['seconds']:6.1f} s  "
-              f"{source_of(row['module'])}:{row['line']} {row['kind']}", flush=True)  # fmt: skip
+        print(
+            f"{done}/{len(self._drawn)} {row['outcome']:9s} {row['seconds']:6.1f} s  "
+            f"{source_of(row['module'])}:{row['line']} {row['kind']}",
+            flush=True,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:

@@ -17,10 +17,19 @@ from supmim_scale.planner.sharding import Sharding
 from supmim_scale.planner.trace import Numerics, fake_trace, input_tensors
 
 STAGE_2 = Sharding(
-    stage=2, precision="bf16", reduce_bucket=0, overlaps=False, max_live=0, prefetch=0,
-    persistence=0, offloads_optimizer=False, offloads_parameters=False, second_shard=1,
-    quantized_weights=False, quantized_gradients=False,
-)  # fmt: skip
+    stage=2,
+    precision="bf16",
+    reduce_bucket=0,
+    overlaps=False,
+    max_live=0,
+    prefetch=0,
+    persistence=0,
+    offloads_optimizer=False,
+    offloads_parameters=False,
+    second_shard=1,
+    quantized_weights=False,
+    quantized_gradients=False,
+)
 POLICIES = ("none", "full", "every_k", "first_k", "selective")
 
 

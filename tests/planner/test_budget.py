@@ -12,9 +12,12 @@ BATCH = 8
 
 def recipe(gib):
     return small(
-        "engine.kind=plain", "engine.precision=fp32", f"optim.global_batch={BATCH}",
-        "engine.activation_checkpointing=first_k", f"engine.activation_budget={gib}",
-    )  # fmt: skip
+        "engine.kind=plain",
+        "engine.precision=fp32",
+        f"optim.global_batch={BATCH}",
+        "engine.activation_checkpointing=first_k",
+        f"engine.activation_budget={gib}",
+    )
 
 
 def measured(config):

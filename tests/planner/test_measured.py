@@ -26,10 +26,20 @@ def benchmark(monkeypatch):
 )
 def test_a_plain_run_needs_what_was_predicted(benchmark, precision, layout, policy):
     job = {
-        "model": "vit_ti16", "layout": layout, "stage": 0, "policy": policy, "image_size": 64,
-        "micro_batch": 8, "ranks": 1, "precision": precision, "accumulation": 1,
-        "reduce_bucket": 1, "ds_config": "zero1", "timeline": False, "snapshots": ".",
-    }  # fmt: skip
+        "model": "vit_ti16",
+        "layout": layout,
+        "stage": 0,
+        "policy": policy,
+        "image_size": 64,
+        "micro_batch": 8,
+        "ranks": 1,
+        "precision": precision,
+        "accumulation": 1,
+        "reduce_bucket": 1,
+        "ds_config": "zero1",
+        "timeline": False,
+        "snapshots": ".",
+    }
     row = benchmark.describe(job) | benchmark.measure(job, ALONE)
     assert abs(row["peak_error"]) < 0.05
     assert list(row["phases"]) == list(benchmark.PHASES)
@@ -43,11 +53,20 @@ def test_a_plain_run_needs_what_was_predicted(benchmark, precision, layout, poli
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts live tensors of the CPU")
 def test_a_head_larger_than_all_blocks_is_predicted_too_and_a_timeline_has_the_peak(benchmark):
     job = {
-        "model": "vit_ti16,depth=2,num_classes=21841", "layout": "clean_and_masked", "stage": 0,
-        "policy": "full", "image_size": 32, "micro_batch": 2, "ranks": 1, "precision": "fp32",
-        "accumulation": 1, "reduce_bucket": 1, "ds_config": "zero1", "timeline": True,
+        "model": "vit_ti16,depth=2,num_classes=21841",
+        "layout": "clean_and_masked",
+        "stage": 0,
+        "policy": "full",
+        "image_size": 32,
+        "micro_batch": 2,
+        "ranks": 1,
+        "precision": "fp32",
+        "accumulation": 1,
+        "reduce_bucket": 1,
+        "ds_config": "zero1",
+        "timeline": True,
         "snapshots": ".",
-    }  # fmt: skip
+    }
     row = benchmark.measure(job, ALONE)
     assert abs(row["peak_error"]) < 0.01
     assert sum(row["measured_bytes"].values()) == row["measured_peak_bytes"]
@@ -67,12 +86,23 @@ def test_a_head_larger_than_all_blocks_is_predicted_too_and_a_timeline_has_the_p
 def test_at_stage_2_a_head_is_predicted_on_either_side_of_the_bucket(
     benchmark, tmp_path, precision, accumulation, bucket
 ):
-    row = benchmark.measured({
-        "model": "vit_ti16,depth=4,num_classes=21841", "layout": "clean_and_masked", "stage": 2,
-        "policy": "full", "image_size": 64, "micro_batch": 8, "ranks": 2, "precision": precision,
-        "accumulation": accumulation, "reduce_bucket": bucket, "timeline": False,
-        "snapshots": str(tmp_path), "overrides": [],
-    })  # fmt: skip
+    row = benchmark.measured(
+        {
+            "model": "vit_ti16,depth=4,num_classes=21841",
+            "layout": "clean_and_masked",
+            "stage": 2,
+            "policy": "full",
+            "image_size": 64,
+            "micro_batch": 8,
+            "ranks": 2,
+            "precision": precision,
+            "accumulation": accumulation,
+            "reduce_bucket": bucket,
+            "timeline": False,
+            "snapshots": str(tmp_path),
+            "overrides": [],
+        }
+    )
     assert "error" not in row, row["error"]
     assert row["fullest_phase"] == "backward"
     assert abs(row["peak_error"]) < 0.05

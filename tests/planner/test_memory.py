@@ -10,16 +10,29 @@ from supmim_scale.planner.trace import Gradient, Trace
 
 SIZE = ModelSize(1000, 100, 800, (500, 400, 90, 10))
 STAGE_3 = Sharding(
-    stage=3, precision="bf16", reduce_bucket=50, overlaps=True, max_live=400, prefetch=0,
-    persistence=10, offloads_optimizer=False, offloads_parameters=False, second_shard=1,
-    quantized_weights=False, quantized_gradients=False,
-)  # fmt: skip
+    stage=3,
+    precision="bf16",
+    reduce_bucket=50,
+    overlaps=True,
+    max_live=400,
+    prefetch=0,
+    persistence=10,
+    offloads_optimizer=False,
+    offloads_parameters=False,
+    second_shard=1,
+    quantized_weights=False,
+    quantized_gradients=False,
+)
 TRACE = Trace(
-    saved=5000, logits=100, forward_peak=5100, outer_peak=5200,
-    block_peaks=(2900, 100), done=(0.5, 1.0),
+    saved=5000,
+    logits=100,
+    forward_peak=5100,
+    outer_peak=5200,
+    block_peaks=(2900, 100),
+    done=(0.5, 1.0),
     outer=(Gradient(90, 5200, 5000), Gradient(500, 4500, 4000), Gradient(0, 4100, 4000)),
     block_lives=(2800, 90),
-)  # fmt: skip
+)
 
 
 def memory(sharding, ranks=4, accumulation=1):
@@ -119,8 +132,9 @@ def test_plain_training_fills_its_gradients_and_holds_an_average():
     assert again.gradients == 4000
     assert (once.parameters, once.masters, once.optimizer, once.ema) == (4000, 0, 8000, 4000)
     assert once.buckets == once.gathered == 0
-    traced = memory_of(SIZE, plain, 1, TRACE, 1, has_ema=False, inputs=0.0,
-                       are_gradients_traced=True)  # fmt: skip
+    traced = memory_of(
+        SIZE, plain, 1, TRACE, 1, has_ema=False, inputs=0.0, are_gradients_traced=True
+    )
     assert traced.gradients == 0
     assert traced.at_step == (4 + 4 + 8) * 1000
 
@@ -132,8 +146,9 @@ def test_the_norm_of_a_gradient_is_taken_in_fp64():
     found = memory_of(size, in_bf16, 2, TRACE, 1, has_ema=False, inputs=0.0)
     states = 2 * 1000 + (4 + 4 + 8) * 500
     assert found.at_step == states + 8 * 500
-    smaller = memory_of(replace(SIZE, sizes=(250,) * 4), in_bf16, 2, TRACE, 1,
-                        has_ema=False, inputs=0.0)  # fmt: skip
+    smaller = memory_of(
+        replace(SIZE, sizes=(250,) * 4), in_bf16, 2, TRACE, 1, has_ema=False, inputs=0.0
+    )
     assert smaller.at_step == states + 8 * 250
 
 

@@ -30,10 +30,22 @@ def test_a_plan_answers_every_question(capsys, tmp_path):
     assert main(["plan", *SMOKE, "--price", "2", "--explain", "--json", str(out)]) == 0
     text = capsys.readouterr().out
     for words in (
-        "fits: zero", "peak", "images/s", "communication exposed", "GPU-hours", "kWh", "USD",
-        "what fits, fastest first", "<- the recipe", "weak scaling", "1,024", "assumed",
-        "error so far", "the arithmetic", "all-gather",
-    ):  # fmt: skip
+        "fits: zero",
+        "peak",
+        "images/s",
+        "communication exposed",
+        "GPU-hours",
+        "kWh",
+        "USD",
+        "what fits, fastest first",
+        "<- the recipe",
+        "weak scaling",
+        "1,024",
+        "assumed",
+        "error so far",
+        "the arithmetic",
+        "all-gather",
+    ):
         assert words in text
     facts = json.loads(out.read_text())
     assert facts["fits"]
@@ -122,10 +134,12 @@ def test_parameters_are_counted_as_published():
 def test_the_error_so_far_is_read_from_rows_of_the_step_as_it_is(tmp_path):
     assert errors_in(tmp_path).lines()[0] == "peak memory on a GPU: not measured yet"
     memory = {"accelerator": "cpu", "peak_error": -0.02}
-    speed = [{"kind": "row", "planned_error": -0.07, "overrides": []},
-             {"kind": "row", "planned_error": 0.5, "overrides": ["engine.compile=true"]},
-             {"kind": "row", "planned_error": None, "overrides": []},
-             {"kind": "pair"}]  # fmt: skip
+    speed = [
+        {"kind": "row", "planned_error": -0.07, "overrides": []},
+        {"kind": "row", "planned_error": 0.5, "overrides": ["engine.compile=true"]},
+        {"kind": "row", "planned_error": None, "overrides": []},
+        {"kind": "pair"},
+    ]
     for name, rows in (("memory_cpu", [memory]), ("throughput_gpu", speed)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)

@@ -9,11 +9,7 @@ PARAMS = 7.5e9
 
 @pytest.mark.parametrize(
     ("ranks", "gigabytes"),
-    [
-        (4, (120, 52.5, 41.3, 30)),
-        (64, (120, 31.4, 16.6, 1.88)),
-        (1024, (120, 30.1, 15.1, 0.12)),
-    ],
+    [(4, (120, 52.5, 41.3, 30)), (64, (120, 31.4, 16.6, 1.88)), (1024, (120, 30.1, 15.1, 0.12))],
 )
 def test_states_are_those_of_the_zero_papers_first_table(ranks, gigabytes):
     # Rajbhandari et al. 2020 (arXiv 1910.02054), table 1, 7.5 B parameters.

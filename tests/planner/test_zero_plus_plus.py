@@ -21,8 +21,12 @@ def plans(tmp_path_factory):
     """(size, setting of a file of stage 3 with the keys), on two nodes of eight."""
     folder = tmp_path_factory.mktemp("ds")
     path = folder / "mine.json"
-    config = small("engine.kind=deepspeed", "engine.precision=bf16", "optim.global_batch=64",
-                   f"engine.ds_config={path}")  # fmt: skip
+    config = small(
+        "engine.kind=deepspeed",
+        "engine.precision=bf16",
+        "optim.global_batch=64",
+        f"engine.ds_config={path}",
+    )
     plan = RecipeMemory(config)
 
     def setting(*keys):

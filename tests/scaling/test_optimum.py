@@ -117,9 +117,11 @@ def test_a_maximum_of_an_iso_flop_curve_is_not_taken_for_its_minimum():
 
 def test_a_rung_is_the_vertex_of_an_exact_parabola():
     """metric = 2 + 0.1 (log N - log 1e8)^2 at each budget, and D = C / 6 N."""
-    rows = [(n, c / 6 / n, c, 2 + 0.1 * np.log(n / 1e8 / (c / 1e18) ** 0.5) ** 2)
-            for c in (1e17, 1e18, 1e19)
-            for n in np.geomspace(3e7, 4e8, 5) * (c / 1e18) ** 0.5]  # fmt: skip
+    rows = [
+        (n, c / 6 / n, c, 2 + 0.1 * np.log(n / 1e8 / (c / 1e18) ** 0.5) ** 2)
+        for c in (1e17, 1e18, 1e19)
+        for n in np.geomspace(3e7, 4e8, 5) * (c / 1e18) ** 0.5
+    ]
     n, d, c, metric = map(np.array, zip(*rows, strict=True))
     found = approach_2(make_points(metric, params=n, data=d, compute=c))
     assert found.exponents == pytest.approx((0.5, 0.5), abs=1e-9)
@@ -238,8 +240,9 @@ def two_arms(gain):
     better = grid(noise=0.001, seed=1)[3] * gain
     both = [np.concatenate([column, column]) for column in (n, d, c)]
     arms = ("supervised",) * len(n) + ("supervised + MIM",) * len(n)
-    return make_points(np.append(metric, better), params=both[0], data=both[1], compute=both[2],
-                       arms=arms)  # fmt: skip
+    return make_points(
+        np.append(metric, better), params=both[0], data=both[1], compute=both[2], arms=arms
+    )
 
 
 def test_the_gap_between_arms_has_its_sign_and_its_interval():

@@ -45,8 +45,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(table, capsys):
     assert main(["scaling", "fit", str(table.parent / "no.csv")]) == 2
     assert main(["scaling", "fit", str(table.parent)]) == 2
     capsys.readouterr()
-    for option, value in (("--hold-out", "1"), ("--delta", "0"), ("--budget", "-1"),
-                          ("--bootstrap", "-2"), ("--manifest", "no.yaml")):  # fmt: skip
+    for option, value in (
+        ("--hold-out", "1"),
+        ("--delta", "0"),
+        ("--budget", "-1"),
+        ("--bootstrap", "-2"),
+        ("--manifest", "no.yaml"),
+    ):
         assert (
             main(["scaling", "report", str(table), "--out", str(table.parent), option, value]) == 2
         )
@@ -59,8 +64,9 @@ def test_column_order_units_and_file_kind_do_not_change_a_fit(table, tmp_path, c
     moved = write(tmp_path / "moved.csv", **other)
     pyarrow.parquet.write_table(pyarrow.table(other), tmp_path / "moved.parquet")
     for path in (table, moved, tmp_path / "moved.parquet"):
-        columns = [] if path == table else ["--params", "millions:1e6",
-                                            "--compute", "train_flops:1e15"]  # fmt: skip
+        columns = (
+            [] if path == table else ["--params", "millions:1e6", "--compute", "train_flops:1e15"]
+        )
         assert main(["scaling", "fit", str(path), *QUICK, *columns]) == 0
     first, second, third = capsys.readouterr().out.split("parametric, ")[1:]
     assert second == third
@@ -80,8 +86,12 @@ def test_no_torch_is_loaded(table):
 
 def test_an_error_rate_is_one_less_an_accuracy(tmp_path, capsys):
     points = power_points()
-    path = write(tmp_path / "acc.csv", acc=1 - points.metric, train_flops=points.compute,
-                 set=["a"] * len(points))  # fmt: skip
+    path = write(
+        tmp_path / "acc.csv",
+        acc=1 - points.metric,
+        train_flops=points.compute,
+        set=["a"] * len(points),
+    )
     assert main(["scaling", "fit", str(path), "--metric", "1-acc", "--where", "set=a", *QUICK]) == 0
     assert "power_floor, A C^-alpha + E" in capsys.readouterr().out
 
@@ -95,8 +105,14 @@ def make_run(folder, width, steps, *overrides):
     (folder / "run.json").write_text(json.dumps(facts))
     n, d = encoder_params(config), 64 * steps
     shape = joint_shape(config, target_features(config))
-    start = {"kind": "start", "steps_done": 0, "encoder_params": n, "global_batch": 64,
-             "train_flops_per_image": step_flops(shape).model, "world_size": 1}  # fmt: skip
+    start = {
+        "kind": "start",
+        "steps_done": 0,
+        "encoder_params": n,
+        "global_batch": 64,
+        "train_flops_per_image": step_flops(shape).model,
+        "world_size": 1,
+    }
     top1 = 0.9 - 30 * n**-0.5 - 20 * d**-0.5
     train = {"kind": "train", "steps_done": steps, "loss": 6.0, "class_loss": 1.7, "mim_loss": 4.3}
     rows = [start, train, {"kind": "eval", "steps_done": steps, "top1": top1, "images": 64}]
@@ -134,13 +150,34 @@ def report(tmp_path_factory):
     n, d, c, metric = iso_flop(sizes=6, noise=0.002)
     both = [np.concatenate([column, column]) for column in (n, d, c)]
     arms = ["supervised"] * len(n) + ["supervised + MIM"] * len(n)
-    table = write(folder / "study.csv", params=both[0], samples_seen=both[1], train_flops=both[2],
-                  loss=np.append(metric, 0.98 * metric), objective=arms,
-                  data_wait=np.linspace(0, 0.2, 2 * len(n)), mfu=[0.4] * (2 * len(n)))  # fmt: skip
+    table = write(
+        folder / "study.csv",
+        params=both[0],
+        samples_seen=both[1],
+        train_flops=both[2],
+        loss=np.append(metric, 0.98 * metric),
+        objective=arms,
+        data_wait=np.linspace(0, 0.2, 2 * len(n)),
+        mfu=[0.4] * (2 * len(n)),
+    )
     study = folder / "study.yaml"
     study.write_text("sizes: [a < b]\n")
-    assert main(["scaling", "report", str(table), "--bootstrap", "4", "--manifest", str(study),
-                 "--out", str(folder / "out")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "scaling",
+                "report",
+                str(table),
+                "--bootstrap",
+                "4",
+                "--manifest",
+                str(study),
+                "--out",
+                str(folder / "out"),
+            ]
+        )
+        == 0
+    )
     return folder / "out"
 
 
@@ -175,10 +212,20 @@ def test_the_page_opens_in_a_browser_and_fits_a_phone(report):
     probe = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth"
     page.write_text((report / "report.html").read_text() + probe + "</script>")
     done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900",
-         "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=500,900",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     wide, of = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout).groups()
     assert int(wide) <= int(of)
     assert done.stdout.count("</svg>") == 13

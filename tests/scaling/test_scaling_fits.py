@@ -88,10 +88,14 @@ def test_the_order_of_rows_changes_neither_fit_nor_intervals():
     clusters = np.arange(len(n)) // 2
     order = np.random.default_rng(1).permutation(len(n))
     fits = [
-        fit_law(LAWS["parametric"], make_points(
-            metric[rows], params=n[rows], data=d[rows], compute=c[rows], clusters=clusters[rows]))
+        fit_law(
+            LAWS["parametric"],
+            make_points(
+                metric[rows], params=n[rows], data=d[rows], compute=c[rows], clusters=clusters[rows]
+            ),
+        )
         for rows in (np.arange(len(n)), order)
-    ]  # fmt: skip
+    ]
     assert np.array_equal(fits[0].theta, fits[1].theta)
     assert np.array_equal(bootstrap(fits[0], 4).thetas, bootstrap(fits[1], 4).thetas)
 

@@ -83,8 +83,12 @@ def test_a_full_grid_is_not_refused():
 @pytest.fixture
 def table(tmp_path):
     def make(**changed):
-        columns = {"params": [1e6, 1e7, 1e8], "samples_seen": [1e8, 1e9, 1e10],
-                   "train_flops": [1e15, 1e16, 1e17], "loss": [3.0, 2.5, 2.2]}  # fmt: skip
+        columns = {
+            "params": [1e6, 1e7, 1e8],
+            "samples_seen": [1e8, 1e9, 1e10],
+            "train_flops": [1e15, 1e16, 1e17],
+            "loss": [3.0, 2.5, 2.2],
+        }
         return write(tmp_path / "table.csv", **{**columns, **changed})
 
     return make
@@ -111,8 +115,11 @@ def test_rows_that_are_no_positive_numbers_are_named(table, loss_column, named):
 
 
 def test_a_row_that_comes_twice_is_named(table):
-    same = {"params": [1e6, 1e7, 1e7], "samples_seen": [1e8, 1e9, 1e9],
-            "train_flops": [1e15, 1e16, 1e16]}  # fmt: skip
+    same = {
+        "params": [1e6, 1e7, 1e7],
+        "samples_seen": [1e8, 1e9, 1e9],
+        "train_flops": [1e15, 1e16, 1e16],
+    }
     with pytest.raises(UserError, match=r"duplicated row 4 \(as 3\)"):
         read(table(**same, loss=[3.0, 2.5, 2.5]))
     with pytest.raises(UserError, match=r"duplicated row 4 \(as 3\)"):

@@ -35,8 +35,9 @@ def test_a_crash_is_requeued_where_the_site_says_so(jobs):
 
 
 def test_a_dead_node_is_named_and_the_run_goes_on_with_the_others(jobs):
-    job = jobs.train("optim.steps=400", "optim.schedule=wsd", "checkpoint.every=2", nodes=2,
-                     tasks=1)  # fmt: skip
+    job = jobs.train(
+        "optim.steps=400", "optim.schedule=wsd", "checkpoint.every=2", nodes=2, tasks=1
+    )
     jobs.wait_for_step(5)
     began = time.time()
     jobs.slurm.kill_node("node2")
@@ -48,8 +49,15 @@ def test_a_dead_node_is_named_and_the_run_goes_on_with_the_others(jobs):
         jobs.end_of(job)
         done = jobs.steps_done()
         # The requeued job keeps its two nodes; a new one takes what is there.
-        again = jobs.train(f"optim.steps={done + 3}", "optim.schedule=wsd", "checkpoint.every=2",
-                           "--allow-drift", "optim.steps", nodes=1, tasks=1)  # fmt: skip
+        again = jobs.train(
+            f"optim.steps={done + 3}",
+            "optim.schedule=wsd",
+            "checkpoint.every=2",
+            "--allow-drift",
+            "optim.steps",
+            nodes=1,
+            tasks=1,
+        )
         assert jobs.end_of(again)["JobState"] == "COMPLETED", jobs.log(again)
     finally:
         jobs.slurm.start_node("node2")

@@ -40,14 +40,20 @@ def test_what_cannot_work_is_one_line_in_the_log_in_the_first_seconds(jobs, tmp_
         "recipe": ({"words": ["model.widht=3"]}, ["model.widht: found an unknown", "mean width"]),
         "data": ({"words": ["input.root=/nowhere"]}, ["input.root", "/nowhere"]),
         "read_only": ({"words": ["log.run_dir=/proc/run"]}, ["log.run_dir", "/proc/run"]),
-        "one_each": ({"options": ["--gpus-per-task=1"], "words": ["engine.device=auto"]},
-                     ["node", "no GPU that torch can use"]),
-        "shape": ({"tasks": 1, "options": ["--gpus-per-node=2"], "words": ["engine.device=auto"]},
-                  ["1 tasks and 2 GPUs", "--ntasks-per-node=2"]),
+        "one_each": (
+            {"options": ["--gpus-per-task=1"], "words": ["engine.device=auto"]},
+            ["node", "no GPU that torch can use"],
+        ),
+        "shape": (
+            {"tasks": 1, "options": ["--gpus-per-node=2"], "words": ["engine.device=auto"]},
+            ["1 tasks and 2 GPUs", "--ntasks-per-node=2"],
+        ),
         "cores": ({"options": ["--cpus-per-task=2"]}, ["--cpus-per-task", "input.threads=2"]),
-        "gpus": ({"words": ["engine.device=auto"]},
-                 ["node", "no GPU that torch can use", "engine.device=cpu"]),
-    }  # fmt: skip
+        "gpus": (
+            {"words": ["engine.device=auto"]},
+            ["node", "no GPU that torch can use", "engine.device=cpu"],
+        ),
+    }
     submitted = {}
     for name, (how, _) in cases.items():
         words, options = how.pop("words", []), ["--mem=1G", *how.pop("options", [])]
@@ -93,9 +99,15 @@ def test_a_full_disk_under_the_run_folder_is_one_line(jobs, tmp_path):
 def test_a_node_that_does_not_come_is_named(slurm, monkeypatch):
     """Rank 0 of three, the other two on a node whose tasks never start."""
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
-    given = read_allocation({
-        "SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7",
-        "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1,2",
-    })  # fmt: skip
+    given = read_allocation(
+        {
+            "SLURM_PROCID": "0",
+            "SLURM_NTASKS": "3",
+            "SLURM_LOCALID": "0",
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_NODELIST": "node[1-2]",
+            "SLURM_STEP_TASKS_PER_NODE": "1,2",
+        }
+    )
     with pytest.raises(RankError, match=r"node2: found 2 of 3 ranks not there .*--exclude=node2"):
         meet(given, "127.0.0.1", 0, "cpu", within=timedelta(seconds=1))

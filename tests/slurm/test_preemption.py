@@ -67,8 +67,7 @@ def test_a_job_of_higher_priority(jobs, calm, partition):
     """`low` requeues at once; of `grace` Slurm would end the job for good if it ends in time."""
     job = jobs.train(*RECIPE, options=[f"--partition={partition}", "--exclusive"])
     held(jobs, job)
-    jobs.sbatch("--partition=high", "--nodes=2", "--exclusive", "--job-name=high",
-                "--wrap=sleep 3")  # fmt: skip
+    jobs.sbatch("--partition=high", "--nodes=2", "--exclusive", "--job-name=high", "--wrap=sleep 3")
     assert_went_on(jobs, job, calm)
 
 
@@ -89,8 +88,13 @@ def test_requeues_without_progress_come_to_an_end(jobs):
     starts, the second is the first's requeue, and the third ends at once."""
     (jobs.runs / "run").mkdir(parents=True)
     (jobs.runs / "run/checkpoints").write_text("in the way")
-    job = jobs.train(*RECIPE, "checkpoint.on_failure=continue", "checkpoint.time_budget_s=0.01",
-                     tasks=1, SUPMIM_IDLE_STARTS="2")  # fmt: skip
+    job = jobs.train(
+        *RECIPE,
+        "checkpoint.on_failure=continue",
+        "checkpoint.time_budget_s=0.01",
+        tasks=1,
+        SUPMIM_IDLE_STARTS="2",
+    )
     facts = jobs.end_of(job)
     assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "2"), jobs.log(job)
     assert jobs.log(job).count("NOT saved") == 2
@@ -99,15 +103,25 @@ def test_requeues_without_progress_come_to_an_end(jobs):
 
 def test_an_element_of_an_array_is_requeued_alone(jobs):
     """Both ways round: the last element's own job id is the whole array's."""
-    lines = [f"{name}\t" + "\t".join(once([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own]))
-             for name, own in (("a", []), ("b", ["checkpoint.time_budget_s=0.01"]),
-                               ("c", ["checkpoint.time_budget_s=0.01"]))]  # fmt: skip
+    lines = [
+        f"{name}\t" + "\t".join(once([*jobs.smoke, *RECIPE[1:], "optim.steps=2", *own]))
+        for name, own in (
+            ("a", []),
+            ("b", ["checkpoint.time_budget_s=0.01"]),
+            ("c", ["checkpoint.time_budget_s=0.01"]),
+        )
+    ]
     jobs.runs.mkdir()
     (jobs.runs / "manifest.tsv").write_text("\n".join(lines) + "\n")
     array = jobs.sbatch(
-        "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=3",
-        "--array=0-2%2", str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
-    )  # fmt: skip
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        "--cpus-per-task=3",
+        "--array=0-2%2",
+        str(ROOT / "slurm/scaling_study.sh"),
+        str(jobs.runs / "manifest.tsv"),
+    )
     facts = [jobs.end_of(f"{array}_{element}") for element in range(3)]
     assert [one["JobState"] for one in facts] == ["COMPLETED"] * 3, jobs.log(array)
     assert [one["Restarts"] for one in facts] == ["0", "1", "1"], jobs.log(array)

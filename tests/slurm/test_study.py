@@ -16,8 +16,12 @@ def study(jobs):
     pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
     runs = {f"seed{i}": {"seed": i} for i in range(6)}
     runs["seed4"]["model.init_from"] = str(jobs.folder / "weights.safetensors")
-    tree = {"name": "seeds", "recipe": "smoke", "runs": runs,
-            "overrides": {**pairs, "optim.steps": 3}}  # fmt: skip
+    tree = {
+        "name": "seeds",
+        "recipe": "smoke",
+        "runs": runs,
+        "overrides": {**pairs, "optim.steps": 3},
+    }
     path = jobs.folder / "study.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
@@ -62,8 +66,15 @@ def test_one_run_fails_the_others_finish_and_it_alone_is_resumed(jobs, study):
 
 
 def test_a_recipe_is_submitted_as_it_is_shown(jobs):
-    words = ["submit", *jobs.smoke, "optim.steps=2", "--nodes", 2, "--gpus-per-node=1",
-             "--sbatch=--cpus-per-task=3"]  # fmt: skip
+    words = [
+        "submit",
+        *jobs.smoke,
+        "optim.steps=2",
+        "--nodes",
+        2,
+        "--gpus-per-node=1",
+        "--sbatch=--cpus-per-task=3",
+    ]
     shown = jobs.command(*words, "--dry-run").stdout
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=1" in shown
     assert not jobs.runs.exists()
@@ -106,8 +117,15 @@ def test_what_cannot_work_is_refused_before_it_is_queued(jobs, words, expected):
 
 def test_the_planner_is_asked_before_a_job_is_queued(jobs):
     """g/14's smaller brother on a card of 40 GB, all activations kept."""
-    greedy = ["submit", "vitl16_in21k", "--nodes=1", "--gpus-per-node=8", "--unchecked-data",
-              "engine.activation_checkpointing=none", "engine.micro_batch=512"]  # fmt: skip
+    greedy = [
+        "submit",
+        "vitl16_in21k",
+        "--nodes=1",
+        "--gpus-per-node=8",
+        "--unchecked-data",
+        "engine.activation_checkpointing=none",
+        "engine.micro_batch=512",
+    ]
     done = jobs.command(*greedy, "--gpu", "a100-40", check=False)
     assert_refused(done, "planner", "does not fit", "--unplanned")
     done = jobs.command(*greedy, "--gpu", "a1000", check=False)
@@ -129,8 +147,9 @@ def test_runs_that_branch_off_come_in_waves_and_learn_what_one_long_run_learns(j
     first, second = (part.split(":")[0] for part in said.split("job array ")[1:])
     alone = tmp_path / "alone"
     overrides = [f"{key}={value}" for key, value in pairs.items()]
-    command("train", "smoke", *overrides, "optim.steps=8", "engine.kind=plain",
-            f"log.run_dir={alone}")  # fmt: skip
+    command(
+        "train", "smoke", *overrides, "optim.steps=8", "engine.kind=plain", f"log.run_dir={alone}"
+    )
     states = [jobs.end_of(job)["JobState"] for job in (f"{first}_0", f"{second}_1")]
     assert states == ["COMPLETED", "COMPLETED"], jobs.log(first) + jobs.log(second)
     short, long = jobs.runs / "branches/images40", jobs.runs / "branches/images64"
@@ -144,8 +163,12 @@ def test_an_array_longer_than_its_manifest_says_so(jobs):
     jobs.runs.mkdir()
     (jobs.runs / "manifest.tsv").write_text("a\tsmoke\n")
     job = jobs.sbatch(
-        "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--array=3",
-        str(ROOT / "slurm/scaling_study.sh"), str(jobs.runs / "manifest.tsv"),
-    )  # fmt: skip
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=0",
+        "--array=3",
+        str(ROOT / "slurm/scaling_study.sh"),
+        str(jobs.runs / "manifest.tsv"),
+    )
     assert jobs.end_of(f"{job}_3")["ExitCode"] == "2:0"
     assert_one_line(jobs.log(job), "no line for element 3")

@@ -22,9 +22,13 @@ GIVEN = {*TRAINING, "scaling_study", "scaling_fit", "throughput", "memory", "pre
 def bash(*arguments, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     return subprocess.run(
-        ["bash", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False,
+        ["bash", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
         env={**clean, "SUPMIM_PYTHON": sys.executable, **environment},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +85,14 @@ def test_started_by_bash_it_says_what_would_be_submitted_and_run():
 
 
 def test_here_it_trains_on_this_machine(shards, tmp_path):
-    done = bash("slurm/vitl_in21k.sh", "--here", "smoke", *SMALL, f"input.root={shards}",
-                SUPMIM_RUNS=str(tmp_path / "runs"))  # fmt: skip
+    done = bash(
+        "slurm/vitl_in21k.sh",
+        "--here",
+        "smoke",
+        *SMALL,
+        f"input.root={shards}",
+        SUPMIM_RUNS=str(tmp_path / "runs"),
+    )
     assert done.returncode == 0, done.stderr
     assert "step 4/4" in done.stdout
     assert "zero3" in done.stdout
@@ -97,8 +107,14 @@ def test_class_folders_are_prepared_in_one_go(tmp_path):
         for label in ("n1", "n2"):
             (tmp_path / "images" / split / label).mkdir(parents=True)
             Image.new("RGB", (16, 16)).save(tmp_path / "images" / split / label / "a.jpg")
-    done = bash("slurm/prepare_in21k.sh", "--here", "--images", tmp_path / "images",
-                "data.classes=null", f"input.root={tmp_path}/shards")  # fmt: skip
+    done = bash(
+        "slurm/prepare_in21k.sh",
+        "--here",
+        "--images",
+        tmp_path / "images",
+        "data.classes=null",
+        f"input.root={tmp_path}/shards",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "shards").glob("*/*.tar"))) == 2
     assert (tmp_path / "shards/verify_train/report.json").is_file()
@@ -111,7 +127,7 @@ FAKES = {  # as in a job that stopped and saved, to the end of the script
         hostnames) echo localhost ;; job) echo "   StdOut=/dev/null" ;; *) exit 1 ;;
     esac""",
     "sleep": "exit 0",
-}  # fmt: skip
+}
 
 
 def in_job(folder, *words, **environment):
@@ -119,8 +135,13 @@ def in_job(folder, *words, **environment):
     for name, body in FAKES.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_JOB_NODELIST": "localhost",
-           "SLURM_SUBMIT_DIR": str(ROOT), "PATH": f"{folder}:{os.environ['PATH']}"}  # fmt: skip
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "x",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
     start = 'SLURM_TASK_PID=$$ exec bash "$@"'
     return bash("-c", start, "_", *words, **job | environment)
 
@@ -129,8 +150,15 @@ def test_words_and_variables_are_never_run_as_code(tmp_path):
     bait, index = f"$(touch {tmp_path}/bait)", f"a[$(touch {tmp_path}/bait)]"
     done = bash("slurm/vitl_in21k.sh", f"log.run_dir={bait}", f"`touch {tmp_path}/bait`", bait)
     assert "$(touch" in done.stdout
-    names = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK",
-             "SLURM_JOB_NAME", "SUPMIM_GPU", "SUPMIM_MASTER_ADDR")  # fmt: skip
+    names = (
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NODELIST",
+        "SLURM_RESTART_COUNT",
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_JOB_NAME",
+        "SUPMIM_GPU",
+        "SUPMIM_MASTER_ADDR",
+    )
     baited = dict.fromkeys(names, index)
     run = tmp_path / "run"
     run.mkdir()
@@ -141,8 +169,10 @@ def test_words_and_variables_are_never_run_as_code(tmp_path):
     study = ["slurm/scaling_study.sh", tmp_path / "manifest.tsv"]
     done = in_job(tmp_path, *study, **baited, SLURM_ARRAY_TASK_ID="0", SLURM_ARRAY_JOB_ID=index)
     assert "srun ended with 75" in done.stdout, done.stdout + done.stderr
-    assert_one_line(in_job(tmp_path, *study, SLURM_ARRAY_TASK_ID=index,
-                           SLURM_ARRAY_JOB_ID="1").stderr, "found no array")  # fmt: skip
+    assert_one_line(
+        in_job(tmp_path, *study, SLURM_ARRAY_TASK_ID=index, SLURM_ARRAY_JOB_ID="1").stderr,
+        "found no array",
+    )
     for name in ("SUPMIM_IDLE_STARTS", "SUPMIM_REQUEUE_CRASHED"):
         done = in_job(tmp_path, "slurm/vitl_in21k.sh", f"log.run_dir={run}", **{name: index})
         assert done.returncode == 2
@@ -186,8 +216,14 @@ def test_a_shell_inside_some_other_job_is_not_taken_for_a_batch_script():
 
 def test_the_sites_settings_can_be_sourced_in_a_fresh_shell():
     asked = 'source slurm/site.sh; echo "$SUPMIM_HOME $SUPMIM_PYTHON $SUPMIM_RUNS"'
-    done = subprocess.run(["bash", "-c", asked], cwd=ROOT, capture_output=True, text=True,
-                          check=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", asked],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"]},
+    )
     assert done.stdout == f"{ROOT} {ROOT}/.venv/bin/python {ROOT}/runs\n"
 
 
@@ -217,10 +253,13 @@ def test_a_rendered_script_differs_in_its_options_alone():
     )
     before, after = text.splitlines(), new.splitlines()
     assert [line for line in before if line not in after] == [
-        "#SBATCH --nodes=4", "#SBATCH --output=%x_%j.log"
-    ]  # fmt: skip
+        "#SBATCH --nodes=4",
+        "#SBATCH --output=%x_%j.log",
+    ]
     assert [line for line in after if line not in before] == [
-        "#SBATCH --nodes=8", '#SBATCH --output="/a b/%j.log"', "#SBATCH --qos=high",
+        "#SBATCH --nodes=8",
+        '#SBATCH --output="/a b/%j.log"',
+        "#SBATCH --qos=high",
         "#SBATCH --exclusive",
-    ]  # fmt: skip
+    ]
     assert templates.options_of(new)["output"] == "/a b/%j.log"

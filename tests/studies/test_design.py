@@ -24,10 +24,16 @@ def designed(tmp_path, **tree):
 
 
 def test_runs_are_all_combinations_the_cheapest_first(tmp_path):
-    design = designed(tmp_path, name="s", recipe="smoke", sizes=SIZES, images=[6400, 1280],
-                      overrides={"optim.warmup_steps": 2},
-                      objectives={"alone": {"mim.weight": 0}, "joint": {}},
-                      seeds=[0, 1])  # fmt: skip
+    design = designed(
+        tmp_path,
+        name="s",
+        recipe="smoke",
+        sizes=SIZES,
+        images=[6400, 1280],
+        overrides={"optim.warmup_steps": 2},
+        objectives={"alone": {"mim.weight": 0}, "joint": {}},
+        seeds=[0, 1],
+    )
     assert len(design.runs) == 2 * 2 * 2 * 2
     assert design.runs[0].run.name == "w32_alone_seed0_images1280"
     flops = [one.train_flops for one in design.runs]
@@ -38,8 +44,9 @@ def test_runs_are_all_combinations_the_cheapest_first(tmp_path):
 
 
 def test_params_and_flops_are_those_of_the_model_that_trains(tmp_path):
-    (one,) = designed(tmp_path, name="s", recipe="smoke", images=[640],
-                      overrides={"optim.warmup_steps": 2}).runs  # fmt: skip
+    (one,) = designed(
+        tmp_path, name="s", recipe="smoke", images=[640], overrides={"optim.warmup_steps": 2}
+    ).runs
     config = load_config("smoke")
     model = recipe_model(config, 256)
     named = model.encoder.named_parameters()
@@ -48,16 +55,28 @@ def test_params_and_flops_are_those_of_the_model_that_trains(tmp_path):
 
 
 def test_iso_flop_rungs_cost_the_same_whatever_the_size(tmp_path):
-    design = designed(tmp_path, name="s", recipe="smoke", sizes=SIZES, flops=[1.0e12, 4.0e12],
-                      overrides={"optim.warmup_steps": 2})  # fmt: skip
+    design = designed(
+        tmp_path,
+        name="s",
+        recipe="smoke",
+        sizes=SIZES,
+        flops=[1.0e12, 4.0e12],
+        overrides={"optim.warmup_steps": 2},
+    )
     for one in design.runs:
         rung = 1e12 if "1e+12" in one.run.name else 4e12
         assert one.train_flops == pytest.approx(rung, rel=0.05)  # whole steps
 
 
 def test_images_per_parameter_grow_with_the_model(tmp_path):
-    design = designed(tmp_path, name="s", recipe="smoke", sizes=SIZES, images_per_param=[0.1],
-                      overrides={"optim.warmup_steps": 2})  # fmt: skip
+    design = designed(
+        tmp_path,
+        name="s",
+        recipe="smoke",
+        sizes=SIZES,
+        images_per_param=[0.1],
+        overrides={"optim.warmup_steps": 2},
+    )
     assert [one.images / one.params for one in design.runs] == pytest.approx([0.1, 0.1], rel=0.05)
 
 
@@ -75,13 +94,21 @@ def test_lengths_of_one_schedule_share_their_steps(tmp_path):
 
 def test_arms_are_objectives_and_schedules_and_the_supervised_one_is_called_so(tmp_path):
     design = designed(
-        tmp_path, name="s", recipe="smoke", images=[6400],
+        tmp_path,
+        name="s",
+        recipe="smoke",
+        images=[6400],
         objectives={"alone": {"mim.weight": 0}, "half": {"mim.weight": 0.5}, "full": {}},
         schedules={"cos": {}, "wsd": WSD},
-    )  # fmt: skip
+    )
     assert {one.arm for one in design.runs} == {
-        "supervised, cos", "supervised, wsd", "half, cos", "half, wsd", "full, cos", "full, wsd"
-    }  # fmt: skip
+        "supervised, cos",
+        "supervised, wsd",
+        "half, cos",
+        "half, wsd",
+        "full, cos",
+        "full, wsd",
+    }
     plain = designed(tmp_path, name="s", recipe="smoke", grid={"mim.weight": [0, 1]})
     assert {one.arm for one in plain.runs} == {"supervised", "supervised + MIM, clean_and_masked"}
 
@@ -108,8 +135,13 @@ def test_a_manifest_gives_back_its_runs(tmp_path):
 
 
 def test_a_run_waits_for_the_wave_of_what_it_branches_off_from():
-    runs = [StudyRun("a", "r", ()), StudyRun("b", "r", ()), StudyRun("a2", "r", (), "a"),
-            StudyRun("a3", "r", (), "a2"), StudyRun("b2", "r", (), "b")]  # fmt: skip
+    runs = [
+        StudyRun("a", "r", ()),
+        StudyRun("b", "r", ()),
+        StudyRun("a2", "r", (), "a"),
+        StudyRun("a3", "r", (), "a2"),
+        StudyRun("b2", "r", (), "b"),
+    ]
     study = Study("s", tuple(runs))
     assert waves_of(study, set(), set()) == ([(0, 1), (2, 4), (3,)], ())
     assert waves_of(study, {"a", "a2"}, set()) == ([(1, 3), (4,)], ())

@@ -12,8 +12,14 @@ import pytest
 import yaml
 from conftest import ROOT, SMALL, assert_refused, command
 
-LEFT_OUT = ("optim.steps", "optim.warmup_steps", "optim.global_batch", "log.every", "model.width",
-            "model.heads")  # fmt: skip
+LEFT_OUT = (
+    "optim.steps",
+    "optim.warmup_steps",
+    "optim.global_batch",
+    "log.every",
+    "model.width",
+    "model.heads",
+)
 
 
 @pytest.fixture
@@ -22,9 +28,14 @@ def study(shards, tmp_path):
     tree = yaml.safe_load((ROOT / "slurm/smoke_study.yaml").read_text())
     small = dict(word.split("=", 1) for word in SMALL)
     tree["overrides"] |= {k: v for k, v in small.items() if k not in LEFT_OUT}
-    tree["overrides"] |= {"input.root": str(shards), "optim.global_batch": 8, "log.every": 2,
-                          "optim.warmup_steps": 2, "optim.cooldown_steps": 4,
-                          "checkpoint.every": 2}  # fmt: skip
+    tree["overrides"] |= {
+        "input.root": str(shards),
+        "optim.global_batch": 8,
+        "log.every": 2,
+        "optim.warmup_steps": 2,
+        "optim.cooldown_steps": 4,
+        "checkpoint.every": 2,
+    }
     tree["images"] = [64, 128, 256, 512]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return tmp_path / "study.yaml"
@@ -34,9 +45,11 @@ def started(study):
     """`study run` in a process group of its own."""
     with open(study.with_suffix(".log"), "ab") as log:
         return forked.start(
-            ["-m", "supmim_scale", "study", "run", study, "--ranks", "1"], stdout=log, stderr=log,
+            ["-m", "supmim_scale", "study", "run", study, "--ranks", "1"],
+            stdout=log,
+            stderr=log,
             env={**os.environ, "SUPMIM_RUNS": str(study.parent)},
-        )  # fmt: skip
+        )
 
 
 def wait_for_steps(run, steps, process):
@@ -111,19 +124,35 @@ def test_a_design_that_no_law_can_be_told_from_is_refused_with_what_is_missing(t
     """The six of the refusals of fits are tested there; here, that a study asks them."""
     size = {"w32": {"model.width": 32, "model.heads": 2}, "w64": {"model.width": 64}}
     wide = {"w256": {"model.width": 256}}
-    base = {"name": "s", "recipe": "smoke", "law": "parametric",
-            "overrides": {"optim.warmup_steps": 1}}  # fmt: skip
+    base = {
+        "name": "s",
+        "recipe": "smoke",
+        "law": "parametric",
+        "overrides": {"optim.warmup_steps": 1},
+    }
     cases = [
         ({"sizes": size | wide, "images": [640, 1280]}, ["2 distinct data", "missing"]),
         ({"sizes": size, "images": [640, 1280, 2560, 5120]}, ["2 distinct params", "missing"]),
-        ({"sizes": size | {"w48": {"model.width": 48}}, "images": [640, 1280, 2560, 5120]},
-         ["params over a factor", "missing"]),
-        ({"sizes": {**size, **wide, "w128": {"model.width": 128}, "w96": {"model.width": 96},
-                    "w48": {"model.width": 48}}, "images_per_param": [0.05]},
-         ["params and data on one line", "missing"]),
+        (
+            {"sizes": size | {"w48": {"model.width": 48}}, "images": [640, 1280, 2560, 5120]},
+            ["params over a factor", "missing"],
+        ),
+        (
+            {
+                "sizes": {
+                    **size,
+                    **wide,
+                    "w128": {"model.width": 128},
+                    "w96": {"model.width": 96},
+                    "w48": {"model.width": 48},
+                },
+                "images_per_param": [0.05],
+            },
+            ["params and data on one line", "missing"],
+        ),
         ({"images": [640, 1280], "law": "power"}, ["power", "missing"]),
         ({"images": [640, 6400], "law": "saturating"}, ["saturating", "missing"]),
-    ]  # fmt: skip
+    ]
     for change, expected in cases:
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(base | change, sort_keys=False))
         done = command("study", "plan", tmp_path / "study.yaml", check=False)
@@ -137,14 +166,19 @@ def test_hours_and_money_are_the_planners(tmp_path):
     from supmim_scale.studies.cost import costs
     from supmim_scale.studies.design import load_design
 
-    tree = {"name": "s", "recipe": "smoke", "images": [6400, 12800],
-            "overrides": {"optim.schedule": "wsd", "optim.cooldown_steps": 10},
-            "cluster": {"gpu": "h100", "gpus_per_node": 8, "price": 2.5}}  # fmt: skip
+    tree = {
+        "name": "s",
+        "recipe": "smoke",
+        "images": [6400, 12800],
+        "overrides": {"optim.schedule": "wsd", "optim.cooldown_steps": 10},
+        "cluster": {"gpu": "h100", "gpus_per_node": 8, "price": 2.5},
+    }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
     design = load_design(tmp_path / "study.yaml")
     first, second = costs(design)
-    plan = make_plan("smoke", design.runs[0].config, cluster_of("h100", 1, 8), Assumed(),
-                     usd_per_gpu_hour=2.5)  # fmt: skip
+    plan = make_plan(
+        "smoke", design.runs[0].config, cluster_of("h100", 1, 8), Assumed(), usd_per_gpu_hour=2.5
+    )
     assert first.gpu_hours == pytest.approx(plan.cost.gpu_hours)
     assert first.usd == pytest.approx(plan.cost.usd)
     # The second does what is left of it: 12800 less the 6400 - 10 x 64 that it shares.
