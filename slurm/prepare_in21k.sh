@@ -26,6 +26,10 @@ set +u; source "$here/slurm/site.sh" >&2; set -u # modules read unset variables,
 # shellcheck source=slurm/job.sh
 source "$here/slurm/job.sh"
 
-plain_job -m supmim_scale data prepare vitl16_in21k input.root="$SUPMIM_DATA/imagenet-21k" "$@"
+root=(input.root="$SUPMIM_DATA/imagenet-21k")
+for word in "$@"; do
+  [[ $word != input.root=* ]] || root=()
+done
+plain_job -m supmim_scale data prepare vitl16_in21k "${root[@]}" "$@"
 srun "${srun_options[@]}" "${command[@]}" || code=$?
 end_job "$code"

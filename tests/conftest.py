@@ -8,6 +8,7 @@ also where pytest is killed: the server of forks by its end of a socket, Slurm b
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,15 @@ def pytest_sessionstart(session):
 def pytest_unconfigure(config):
     if SERVER in config.stash:
         config.stash[SERVER].stop()
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+    """A command that was refused in this process ignores them, and so would its children."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ closed it or was killed, ends them all.
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,19 @@ def reap():
         pass
 
 
+def asked():
+    """Lines of the input, reaping in between what daemons have left behind."""
+    rest = b""
+    while True:
+        if not select.select([0], [], [], 0.5)[0]:
+            reap()
+            continue
+        if not (read := os.read(0, 1 << 16)):
+            return
+        *lines, rest = (rest + read).split(b"\n")
+        yield from lines
+
+
 def end_all(folder):
     while left := descendants(os.getpid()):
         for pid in left:
@@ -55,7 +69,7 @@ def end_all(folder):
 def main():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever asked closes the input
-    for line in sys.stdin:
+    for line in asked():
         words, environment = json.loads(line)
         done = subprocess.run(
             words,
@@ -66,7 +80,6 @@ def main():
             check=False,
         )
         print(json.dumps([done.returncode, done.stdout + done.stderr]), flush=True)
-        reap()
     end_all(sys.argv[1])
 
 

@@ -146,6 +146,8 @@ class LocalSlurm:
             "AuthType=auth/munge",
             "CredType=cred/munge",
             f"AuthInfo=socket={here}/munge/socket,cred_expire={REQUEUE_DELAY_S}",
+            # A job's port follows from its number: two clusters must not count alike.
+            f"FirstJobId={random.randrange(1, 15_000)}",
             f"SlurmctldPort={self._ports[0]}",
             f"StateSaveLocation={here}/state",
             f"SlurmdSpoolDir={here}/spool/%n",

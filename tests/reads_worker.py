@@ -12,7 +12,8 @@ import sys
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supmim_scale.cli.main import main
-from supmim_scale.training.loop import loop, train
+from supmim_scale.training import start
+from supmim_scale.training.loop import train
 from supmim_scale.training.meters import StepClock
 
 READINGS = (
@@ -51,7 +52,7 @@ def counted(out, arguments):
             return train(run, stopper)
 
     StepClock.step_done = look
-    loop.train = counting
+    start.train = counting
     code = main(["train", *arguments])
     if os.environ["RANK"] == "0":
         with open(out, "w") as file:

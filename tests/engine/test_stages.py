@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import torchrun
+from conftest import run_ranks
 
 FP32, BF16 = 1e-5, 2e-2  # of losses
 DERIVED = 1e-4
@@ -14,7 +14,7 @@ HANDED_ON = ("zero1 to zero3", "zero2 to zero1", "zero3 to zero2", "plain to zer
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("stages") / "out.json"
-    torchrun("tests/stages_worker.py", out)
+    run_ranks("tests/stages_worker.py", out)
     return json.loads(out.read_text())
 
 

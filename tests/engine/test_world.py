@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from conftest import torchrun
+from conftest import run_ranks
 from eval_fixture import ALONE
 
 from supmim_scale.errors import UserError
 
 
 def test_two_ranks_agree(tmp_path):
-    torchrun("tests/world_worker.py", tmp_path, ranks=2)
+    run_ranks("tests/world_worker.py", tmp_path, ranks=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     refusals = [f"where: found rank {rank}; expected expected; fix" for rank in (0, 1)]
     for rank, one in enumerate(found):

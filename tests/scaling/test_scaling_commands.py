@@ -77,7 +77,7 @@ def test_column_order_units_and_file_kind_do_not_change_a_fit(table, tmp_path, c
 def test_no_torch_is_loaded(table):
     code = (
         "import sys, supmim_scale.scaling.figures, supmim_scale.scaling.page;"
-        "from supmim_scale.cli import main;"
+        "from supmim_scale.cli.main import main;"
         f"main(['scaling', 'fit', {str(table)!r}, '--bootstrap', '2', '--hold-out', '0']);"
         "assert 'torch' not in sys.modules"
     )

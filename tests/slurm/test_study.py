@@ -5,7 +5,7 @@ import csv
 import pytest
 import yaml
 from conftest import ROOT, assert_refused, command
-from slurm_fixture import assert_one_line, curve, rows
+from slurm_fixture import PIXELS, assert_one_line, curve, rows
 
 SHAPE = ["--sbatch=--ntasks-per-node=1", "--sbatch=--cpus-per-task=3", "--gpus-per-node=0"]
 
@@ -13,7 +13,7 @@ SHAPE = ["--sbatch=--ntasks-per-node=1", "--sbatch=--cpus-per-task=3", "--gpus-p
 @pytest.fixture
 def study(jobs):
     """Six runs of which the fifth starts from weights that are not there yet."""
-    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
+    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:] if word != PIXELS)
     runs = {f"seed{i}": {"seed": i} for i in range(6)}
     runs["seed4"]["model.init_from"] = str(jobs.folder / "weights.safetensors")
     tree = {
@@ -138,7 +138,7 @@ def test_the_planner_is_asked_before_a_job_is_queued(jobs):
 
 def test_runs_that_branch_off_come_in_waves_and_learn_what_one_long_run_learns(jobs, tmp_path):
     """The second array waits for the first; the longer run begins where the shorter cooled down."""
-    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:])
+    pairs = dict(word.split("=", 1) for word in jobs.smoke[1:] if word != PIXELS)
     del pairs["optim.steps"]
     pairs |= {"optim.schedule": "wsd", "optim.cooldown_steps": 2}
     tree = {"name": "branches", "recipe": "smoke", "overrides": pairs, "images": [40, 64]}
