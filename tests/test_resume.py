@@ -205,7 +205,7 @@ def test_a_new_run_starts_from_the_weights_of_another(plain, shards, tmp_path):
     assert all(torch.equal(model.state_dict()[name], given[name]) for name in given)
     done = command(*RECIPE, f"input.root={shards}", f"log.run_dir={tmp_path}/run",
                    "engine.kind=plain", f"model.init_from={weights}")  # fmt: skip
-    assert "as drawn: none" in done.stdout
+    assert "left at random initialisation: none" in done.stdout
     assert rows(tmp_path / "run")[0]["loss"] < rows(plain)[0]["loss"]
 
 

@@ -28,8 +28,8 @@ def _totals(runs: Sequence[DesignedRun], found: Sequence[RunCost] | None) -> lis
     lines = [f"together {si(own, 'FLOP')}"]
     if own < whole:
         lines.append(
-            f"branching saves {1 - own / whole:.0%} of {si(whole, 'FLOP')}: longer runs continue from "
-            "where shorter ones cooled down"
+            f"branching saves {1 - own / whole:.0%} of {si(whole, 'FLOP')}: longer runs "
+            "continue from where shorter ones cooled down"
         )
     if found:
         hours, prices = sum(one.gpu_hours for one in found), [one.usd for one in found]

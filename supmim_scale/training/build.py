@@ -192,7 +192,8 @@ def _engine(
         left = start_from(model, config.model.init_from)
         if world.is_main:
             print(
-                f"initialised from {config.model.init_from}; left at random initialisation: {', '.join(left) or 'none'}"
+                f"initialised from {config.model.init_from}; "
+                f"left at random initialisation: {', '.join(left) or 'none'}"
             )
     engine = build_engine(model, settings, world)
     if resumed:

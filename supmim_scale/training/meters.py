@@ -31,7 +31,7 @@ class StepMeter:
         return [float(value) for value in self._sums.tolist()]
 
     def resume(self, sums: list[list[float]]) -> None:
-        """Continue from the sums of all ranks; of another number of ranks, rank 0 takes them all."""
+        """Continue from the sums of all ranks; if their number changed, rank 0 takes all."""
         mine = torch.tensor(sums, dtype=torch.float64)
         if len(sums) == self._world.world_size:
             self._sums += mine[self._world.rank].to(self._sums.device)

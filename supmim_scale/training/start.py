@@ -101,7 +101,7 @@ def _say_stopped(run: Run, steps_done: int, stopper: Stopper, world: World) -> N
 
 
 def _require_finite(outcome: Outcome) -> None:
-    """Raise `UserError` for a finished run whose last loss is no number: nothing to continue from."""
+    """Raise `UserError` for a finished run whose last loss is not finite."""
     loss = outcome.figures.get("loss", 0.0)
     if outcome.is_finished and not math.isfinite(loss):
         raise UserError(
