@@ -268,7 +268,7 @@ def test_a_new_run_starts_from_the_weights_of_another(plain, shards, tmp_path):
         "engine.kind=plain",
         f"model.init_from={weights}",
     )
-    assert "as drawn: none" in done.stdout
+    assert "left at random initialisation: none" in done.stdout
     assert rows(tmp_path / "run")[0]["loss"] < rows(plain)[0]["loss"]
 
 

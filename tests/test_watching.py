@@ -46,7 +46,7 @@ def test_skips_are_counted_in_a_row_from_the_last_step_that_was_applied():
 
 
 def test_one_skip_more_than_allowed_stops_the_run():
-    with pytest.raises(UserError, match="3 skipped steps in a row, the last in backward alone"):
+    with pytest.raises(UserError, match="3 skipped steps in a row, the last only in backward"):
         steps(watch_of(), False, True, True, True)
 
 

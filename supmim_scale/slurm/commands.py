@@ -87,7 +87,7 @@ def _run(
         raise UserError(
             program,
             "; ".join(said) or f"code {done.returncode}",
-            "a job that Slurm accepts",
-            "change the sbatch options",
+            f"{program} to succeed",
+            "change the sbatch options, or look at scontrol ping",
         )
     return done.stdout
