@@ -30,7 +30,7 @@ class StepBatch:
     codes_BN: Tensor
 
     def arguments(self, *, is_joint: bool) -> tuple[Any, ...]:
-        """Of `JointModel.forward`."""
+        """The arguments of `JointModel.forward`."""
         if not is_joint:
             return self.images_BCHW, self.targets_BK
         return self.images_BCHW, self.targets_BK, self.masks, self.codes_BN

@@ -25,7 +25,7 @@ class ReaderPosition:
 
     @classmethod
     def of(cls, facts: Any) -> "ReaderPosition":
-        """Of what a checkpoint says. Raises `UserError` where that is none."""
+        """The position that a checkpoint holds. Raises `UserError` where it holds none."""
         try:
             position = cls(**facts)
             if position.samples_seen < 0:

@@ -27,7 +27,7 @@ ROWS = 16_384  # of one message between ranks, and of one product on a device
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images in the order of their ids: fp32 features, labels padded with -1; on the CPU, but
+    """N images in the order of their ids: fp32 features, labels padded with -1; on the CPU, but
     for what `on` gives."""
 
     ids_N: NDArray[np.int64]

@@ -53,7 +53,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the images: mean of the features, a quarter of their covariance (what the loss of
+    """Mean of the features of all images, a quarter of their covariance (what the loss of
     two classes curves like where nothing is known yet), and their number."""
 
     mean_D: Tensor
@@ -193,7 +193,7 @@ def _walk(
 
 
 def spread_of(train: Features, device: torch.device) -> Spread:
-    """Of the features, on the device."""
+    """The mean and covariance of the features, on the device."""
     images, width = train.features_ND.shape
     mean_D = torch.zeros(width, dtype=torch.float64, device=device)
     for x_BD, _ in _chunks(train):

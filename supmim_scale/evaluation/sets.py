@@ -43,7 +43,7 @@ class Sets:
 
     @property
     def largest_label(self) -> int:
-        """Of all classified images that were opened."""
+        """The largest label of all classified images that were opened."""
         opened = [self.held_out, *([self.train] if self.train is not None else [])]
         return max(dataset.largest_label for dataset in opened)
 

@@ -67,7 +67,7 @@ class Subject:
         return (images_BCHW * data.std + data.mean - mean) / std
 
     def precision(self, device: torch.device) -> str:
-        """Of the encoder's forward passes: `engine.precision`, resolved for the device."""
+        """The precision of the encoder's forward passes: `engine.precision` for this device."""
         return resolve_precision(self.config.engine.precision, device)
 
     def features(self, images_BCHW: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class RunState:
 
 
 def run_states(folder: Path, jobs: Mapping[str, JobState], prefix: str = "") -> list[RunState]:
-    """Of every run under a folder: a study's in the order of its manifest, others by name."""
+    """The state of every run in a folder: a study's in its manifest's order, others by name."""
     if (folder / MANIFEST).is_file():
         elements = _elements(_rows(folder / SUBMITTED))
         runs = read_manifest(folder).runs

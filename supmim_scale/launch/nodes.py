@@ -133,7 +133,7 @@ def _warn(world: World, nodes: list[str], rates: list[float]) -> None:
 
 
 def _ecc_here(device: torch.device) -> str:
-    """Of this rank's GPU, or why nvidia-smi does not say."""
+    """The ECC state of this rank's GPU, or why nvidia-smi does not give it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

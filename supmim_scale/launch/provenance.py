@@ -36,7 +36,7 @@ def launched_by() -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a result may depend on, those that are installed."""
+    """Versions of the installed packages that a result may depend on."""
     found = {name: _version(name) for name in _PACKAGES}
     return {name: version for name, version in found.items() if version is not None}
 

@@ -44,7 +44,7 @@ class StepTime:
 
     @property
     def communication_s(self) -> float:
-        """Of all collectives, hidden behind compute or not."""
+        """Seconds of all collectives, hidden behind compute or not."""
         return max(self.link_s, self.network_s)
 
     @property

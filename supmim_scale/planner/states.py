@@ -65,7 +65,7 @@ def engine_states(
 
 
 def late_gradients(gradients: float, stage: int | None, precision: str, accumulation: int) -> float:
-    """Of the bytes of gradients, those that are not there before the first backward of a step.
+    """The bytes of gradients that are not there before the first backward of a step.
 
     Stage 3's buffer is always there, and stage 1's fp32 accumulators in bf16, four bytes of six.
     From the second micro-batch on all are.

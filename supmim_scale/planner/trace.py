@@ -25,7 +25,7 @@ from supmim_scale.planner.live import LiveBytes, is_logits_of, storages_bytes
 
 @dataclass(frozen=True)
 class Gradient:
-    """Of a parameter: the peak since the last one, and what is alive with it when it is whole."""
+    """The peak since the last parameter, and what is alive when this one is whole."""
 
     num_values: int
     peak: int

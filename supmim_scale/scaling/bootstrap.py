@@ -56,7 +56,7 @@ class Replicates:
         return self.interval(curves, self.fit.predict(inputs))
 
     def covariance(self) -> Array:
-        """Of the parameters as published."""
+        """The covariance of the parameters as published."""
         return np.atleast_2d(np.cov(self.values, rowvar=False))
 
 

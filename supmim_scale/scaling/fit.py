@@ -100,8 +100,8 @@ def refit(fit: Fit, weights: Array, *, from_theta: Array | None = None) -> Array
 
 
 def covariance(fit: Fit) -> Array:
-    """Of `theta`, by the sandwich of a robust fit: slopes, weighted as Huber's loss weighs them,
-    about the spread that each residual brings.
+    """The covariance of `theta`, by the sandwich of a robust fit: slopes, weighted as Huber's loss
+    weighs them, about the spread that each residual brings.
 
     To first order: it says what is hardly determined; intervals are the bootstrap's.
     """
@@ -116,7 +116,7 @@ def covariance(fit: Fit) -> Array:
 
 
 def standard_errors(fit: Fit) -> Array:
-    """Of `theta`: exponents as they are, amplitudes, bends and floors as logarithms."""
+    """Standard errors of `theta`: exponents as they are, all others as logarithms."""
     errors: Array = np.sqrt(np.diag(covariance(fit)))
     return errors
 

@@ -73,7 +73,7 @@ def _boxes(rows: Sequence[tuple[float, float, float, float]]) -> tuple[Array, Ar
 
 
 def _amplitude(log_y: Array) -> tuple[float, float, float, float]:
-    """Of a term at the centre of the data."""
+    """The box of a term at the centre of the data."""
     low, high = float(log_y.min()), float(log_y.max())
     return low - 25.0, high + 25.0, low - 3.0, high
 

@@ -17,7 +17,7 @@ _KEYS = ("gpu", "nodes", "gpus_per_node", "network", "price", "mfu")
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of the part of a run that it does itself; `usd` None: the study states no price."""
+    """The cost of the part that a run does itself; `usd` None: the study states no price."""
 
     images_per_s: float
     gpu_hours: float
@@ -25,8 +25,8 @@ class RunCost:
 
 
 def costs(design: Design) -> list[RunCost] | None:
-    """Of every run, steps alone; None where the study names no GPU. Raises `UserError` for a
-    cluster that the planner does not know or that a run's batch does not divide over."""
+    """The cost of every run, of steps only; None where the study names no GPU. Raises `UserError`
+    for a cluster that the planner does not know or that a run's batch does not divide over."""
     given = design.cluster
     for key in given:
         if key not in _KEYS:
