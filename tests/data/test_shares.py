@@ -90,7 +90,7 @@ def test_the_policy_allows_up_to_its_rate_and_nothing_where_it_says_stop():
     assert [SkipRule().allows(count, 100) for count in (0, 1)] == [True, False]
     assert not SkipRule(False, 1.0).allows(1, 100)
     stopped = (
-        r"1 bad sample: .*expected none \(input\.bad_samples=stop\).*bad_samples=skip to go on"
+        r"1 bad sample: .*expected none \(input\.bad_samples=stop\).*bad_samples=skip to continue"
     )
     with pytest.raises(RankError, match=stopped):
         Quarantine(SkipRule(), 100).add(defect(1))

@@ -49,4 +49,4 @@ def test_a_budget_below_full_recomputation_is_refused():
 
 def test_a_budget_beside_another_policy_is_refused():
     done = command("recipes", "smoke", "engine.activation_budget=4", check=False)
-    assert_refused(done, "engine.activation_budget", "first_k, whose k it decides")
+    assert_refused(done, "engine.activation_budget", "first_k, whose k the budget decides")

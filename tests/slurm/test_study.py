@@ -96,7 +96,7 @@ def test_a_recipe_is_submitted_as_it_is_shown(jobs):
         (["vitl61_in21k"], ["recipe", "vitl16_in21k"]),
         (["smoke", "optim.lr=fast"], ["optim.lr"]),
         (["smoke", "input.root=/nowhere"], ["input.root", "no folder /nowhere"]),
-        (["smoke", "--gpus-per-node=8"], ["sbatch: found", "change the options"]),
+        (["smoke", "--gpus-per-node=8"], ["sbatch: found", "change the sbatch options"]),
         (["smoke", "--sbatch=--cpus-per-task=1"], ["--cpus-per-task", "input.threads"]),
         (["smoke", "--sbatch=--ntasks-per-node=3"], ["--ntasks-per-node", "a task a GPU"]),
         (["smoke", "--nodes=3", "--gpus-per-node=1"], ["global_batch"]),
