@@ -71,7 +71,7 @@ class Answer:
 def plan_recipe(
     config: RunConfig,
     *,
-    name: str = "recipe",
+    name: str | None = None,
     gpu: str = "h100",
     nodes: int = 1,
     gpus_per_node: int = 8,
@@ -101,7 +101,7 @@ def plan_recipe(
                 option, f"{count}", "a number above 0", f"raise {option}, or leave it out"
             )
     plan = make_plan(
-        name,
+        name or config.model.name,
         within_budget(config, cluster.ranks, "bf16"),
         cluster,
         Assumed(mfu or MFU, decoded or DECODED_PER_S),
